@@ -1,0 +1,6 @@
+//! One core's I/O. Moves bytes, decides nothing.
+
+pub mod mailbox;
+pub mod ring;
+pub mod socket;
+pub mod steering;

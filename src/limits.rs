@@ -1,0 +1,60 @@
+//! Every bound of the program as a constant, with its unit and its reason.
+//!
+//! A bound that an operator may change has its default here too. `const` assertions at the foot tie
+//! the numbers together, so that changing one of them cannot silently break another.
+
+/// Bytes of the longest datagram we read: a scrape of 74 hashes is 1,496 (BEP 15).
+pub const DATAGRAM_BYTES_MAX: usize = 1_496 + UDP_OPTION_BYTES_MAX;
+/// Bytes of BEP 41 options that an announce may carry before we call the datagram too long.
+pub const UDP_OPTION_BYTES_MAX: usize = 400;
+/// Bytes of the longest datagram we send: the IPv6 minimum MTU of 1,280 less 48 bytes of headers.
+pub const UDP_REPLY_BYTES_MAX: usize = 1_232;
+/// Hashes answered in one UDP scrape (BEP 15: "up to about 74").
+pub const UDP_SCRAPE_HASHES_MAX: usize = 74;
+/// Hashes answered in one HTTP scrape, at the most an operator may configure.
+pub const HTTP_SCRAPE_HASHES_MAX: usize = 100;
+
+/// Peers returned when the request does not say.
+pub const NUM_WANT_DEFAULT: u16 = 50;
+/// Peers returned at the most, whatever is asked.
+pub const NUM_WANT_MAX: u16 = 200;
+
+/// Bytes of a compact IPv4 endpoint (BEP 23).
+pub const ENDPOINT_V4_BYTES: usize = 6;
+/// Bytes of a compact IPv6 endpoint (BEP 7).
+pub const ENDPOINT_V6_BYTES: usize = 18;
+
+/// Bytes of an HTTP request head; more is answered 431.
+pub const HTTP_HEAD_BYTES_MAX: usize = 8 * 1_024;
+/// Header fields in a request; more is answered 431.
+pub const HTTP_HEADERS_MAX: usize = 64;
+/// Requests of one connection answered before its next read: the bound of pipelining in one turn.
+pub const HTTP_PIPELINE_MAX: usize = 16;
+/// Bytes of the longest HTTP response: 200 peers in the dictionary form, or a scrape of 100 hashes.
+pub const HTTP_RESPONSE_BYTES_MAX: usize = 32 * 1_024;
+
+/// Seconds from the first byte of a request to the end of its head.
+pub const HTTP_HEAD_SECONDS: u32 = 5;
+/// Seconds a connection may be idle between requests.
+pub const HTTP_IDLE_SECONDS: u32 = 30;
+/// Seconds a response may wait for a slow reader.
+pub const HTTP_WRITE_SECONDS: u32 = 10;
+
+/// Workers at the most; a mailbox pair exists for every two of them.
+pub const WORKERS_MAX: usize = 256;
+/// Scrapes of one core that wait for other cores' counts.
+pub const PENDING_SCRAPES_MAX: usize = 1_024;
+/// Seconds after which a scrape that some core did not answer is given up.
+pub const PENDING_SCRAPE_SECONDS: u32 = 2;
+
+/// Datagrams handled as one batch.
+pub const BATCH_MAX: usize = 64;
+
+/// Length of a connection id's epoch (BEP 15 asks for an id to be valid about two minutes).
+pub const CONNECTION_EPOCH_SECONDS: u32 = 64;
+
+const _: () = assert!(20 + ENDPOINT_V4_BYTES * NUM_WANT_MAX as usize <= UDP_REPLY_BYTES_MAX);
+const _: () = assert!(8 + 12 * UDP_SCRAPE_HASHES_MAX <= UDP_REPLY_BYTES_MAX);
+const _: () = assert!(16 + 20 * UDP_SCRAPE_HASHES_MAX <= DATAGRAM_BYTES_MAX);
+const _: () = assert!(98 + UDP_OPTION_BYTES_MAX <= DATAGRAM_BYTES_MAX);
+const _: () = assert!(NUM_WANT_DEFAULT <= NUM_WANT_MAX);

@@ -1,0 +1,3 @@
+//! The whole protocol as one deterministic machine per core.
+
+pub mod owner;
