@@ -1,0 +1,207 @@
+//! The store through its door: the model, the bounds, the fairness of selection.
+
+use std::net::Ipv4Addr;
+
+use proptest::collection::vec;
+use proptest::prelude::{ProptestConfig, any, proptest};
+
+use super::*;
+
+const LEECHER: Report = Report { seeder: false, partial: false, completed: false };
+const SEEDER: Report = Report { seeder: true, partial: false, completed: false };
+
+fn store(memory_bytes: usize, peers_per_swarm: u32) -> SwarmStore {
+    let bounds =
+        Bounds { memory_bytes, peers_per_swarm, peer_ttl_secs: 3_000, keep_peer_ids: false };
+    SwarmStore::new(bounds, HashKey(7, 8), Rng::new(9))
+}
+
+fn info_hash(n: u32) -> InfoHash {
+    let mut hash = [0; 20];
+    hash[..4].copy_from_slice(&n.to_be_bytes());
+    InfoHash(hash)
+}
+
+fn arrival(hash: u32, peer: u32, report: Report) -> Arrival {
+    Arrival {
+        info_hash: info_hash(hash),
+        endpoint: Endpoint::new(Ipv4Addr::from(0x0100_0000 + peer).into(), 6881),
+        scope: Scope::PUBLIC,
+        peer_id: PeerId([0; 20]),
+        report,
+    }
+}
+
+fn wish(asker: Option<Asker>, seeder: bool, num_want: u16) -> Wish {
+    Wish { asker, seeder, scope: Scope::PUBLIC, family: Some(Family::V4), num_want }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn agrees_with_the_model(bytes in vec(any::<u8>(), 0..8_192)) {
+        model::check(&bytes);
+    }
+
+    /// Mostly announces, so that the swarm fills up, is evicted from and indexed.
+    #[test]
+    fn agrees_with_the_model_on_a_crowded_swarm(
+        ops in vec((4_u8..16, any::<u8>(), any::<u8>()), 0..3_000),
+    ) {
+        let ops = ops.iter().flat_map(|&(kind, peer, flags)| [kind, 0, peer, flags]);
+        model::check(&[1].into_iter().chain(ops).collect::<Vec<u8>>());
+    }
+}
+
+/// Chi-square over many draws: leechers asking for a few out of many, everybody equally often.
+#[test]
+fn every_peer_has_the_same_chance_over_time() {
+    for (peers, num_want) in [(20_u32, 5_u16), (100, 50), (300, 50)] {
+        let mut store = store(64 << 20, 10_000);
+        for peer in 0..peers {
+            let report = if peer % 3 == 0 { SEEDER } else { LEECHER };
+            store.announce(Seconds(0), &arrival(0, peer, report));
+        }
+        let mut seen = vec![0_u32; peers as usize];
+        let rounds = 400_000 / u32::from(num_want);
+        for round in 0..rounds {
+            // The peers re-announce in turn, as they would: it is their mixing that is tested too.
+            let report = if round % peers % 3 == 0 { SEEDER } else { LEECHER };
+            store.announce(Seconds(1), &arrival(0, round % peers, report));
+            let handle = store.find(Seconds(1), &info_hash(0)).expect("it has peers");
+            let sample = store.sample(handle, &wish(None, false, num_want));
+            assert_eq!(sample.count(Family::V4), usize::from(num_want));
+            for chunk in sample.chunks() {
+                for endpoint in chunk.endpoints.chunks_exact(6) {
+                    let peer = u32::from_be_bytes([0, endpoint[1], endpoint[2], endpoint[3]]);
+                    seen[peer as usize] += 1;
+                }
+            }
+        }
+        let expected = f64::from(rounds) * f64::from(num_want) / f64::from(peers);
+        let chi: f64 = seen.iter().map(|&n| (f64::from(n) - expected).powi(2) / expected).sum();
+        // Windows are sampled without replacement, so the statistic lies below chi-square's own.
+        let freedom = f64::from(peers - 1);
+        assert!(chi < freedom + 4.0 * (2.0 * freedom).sqrt(), "{peers} peers: {chi:.1} {seen:?}");
+    }
+}
+
+#[test]
+fn both_kinds_are_present_when_both_exist() {
+    let mut store = store(64 << 20, 10_000);
+    for peer in 0..1_000 {
+        let report = if peer == 500 { SEEDER } else { LEECHER };
+        store.announce(Seconds(0), &arrival(0, peer, report));
+    }
+    let handle = store.find(Seconds(0), &info_hash(0)).expect("it has peers");
+    let seeder = arrival(0, 500, SEEDER).endpoint;
+    for _ in 0..200 {
+        let sample = store.sample(handle, &wish(None, false, 10));
+        let found = sample
+            .chunks()
+            .iter()
+            .flat_map(|chunk| chunk.endpoints.chunks_exact(6))
+            .filter(|&endpoint| endpoint == seeder.as_bytes())
+            .count();
+        assert_eq!((found, sample.count(Family::V4)), (1, 10));
+    }
+}
+
+#[test]
+fn seeders_are_given_leechers_only_and_nobody_is_given_itself() {
+    let mut store = store(64 << 20, 10_000);
+    for peer in 0..50 {
+        let report = if peer < 40 { SEEDER } else { LEECHER };
+        store.announce(Seconds(0), &arrival(0, peer, report));
+    }
+    for (peer, report, expected) in [(0, SEEDER, 10), (45, LEECHER, 49)] {
+        let announced = store.announce(Seconds(1), &arrival(0, peer, report));
+        let wish = wish(Some(announced.asker), report.seeder, 200);
+        let sample = store.sample(announced.swarm, &wish);
+        assert_eq!(sample.count(Family::V4), expected);
+    }
+}
+
+#[test]
+fn a_full_swarm_loses_the_peer_that_announced_longest_ago() {
+    let mut store = store(64 << 20, 3);
+    for (now, peer) in [(0, 1), (1, 2), (2, 3), (3, 1), (4, 4)] {
+        store.announce(Seconds(now), &arrival(0, peer, LEECHER));
+        store.check_invariants();
+    }
+    assert!(!store.stop(Seconds(5), &arrival(0, 2, LEECHER)), "2 had to go");
+    for peer in [1, 3, 4] {
+        assert!(store.stop(Seconds(5), &arrival(0, peer, LEECHER)));
+    }
+    assert_eq!(store.totals().evicted_peers, 1);
+    assert_eq!(store.totals().swarms, 0);
+}
+
+#[test]
+fn a_flood_of_invented_hashes_displaces_itself() {
+    let budget = 4 << 20;
+    let mut store = store(budget, 10_000);
+    for now in 0..20 {
+        for swarm in 0..200 {
+            for peer in 0..5 {
+                store.announce(Seconds(now), &arrival(swarm, peer, LEECHER));
+            }
+        }
+        for fake in 0..10_000 {
+            let hash = 1_000_000 + now * 10_000 + fake;
+            store.announce(Seconds(now), &arrival(hash, fake, LEECHER));
+        }
+    }
+    store.check_invariants();
+    let totals = store.totals();
+    assert!(totals.bytes <= budget as u64, "{totals:?}");
+    assert!(totals.evicted_swarms > 0);
+    for swarm in 0..200 {
+        let handle = store.find(Seconds(20), &info_hash(swarm)).expect("a real swarm stays");
+        assert_eq!(store.counts(handle).leechers, 5);
+    }
+}
+
+#[test]
+fn stopped_and_scrapes_create_nothing() {
+    let mut store = store(64 << 20, 10_000);
+    for n in 0..1_000 {
+        assert!(!store.stop(Seconds(0), &arrival(n, n, LEECHER)));
+        assert_eq!(store.find(Seconds(0), &info_hash(n)), None);
+    }
+    assert_eq!(store.totals(), Totals::default());
+}
+
+#[test]
+fn one_swarm_takes_half_of_the_budget_at_the_most() {
+    let mut store = store(1 << 20, 1_000_000);
+    for peer in 0..50_000 {
+        store.announce(Seconds(0), &arrival(0, peer, LEECHER));
+    }
+    store.check_invariants();
+    assert!(store.totals().bytes <= 1 << 20);
+    assert!(store.totals().evicted_peers > 0);
+}
+
+#[test]
+fn private_peers_are_for_their_own_range_only() {
+    let mut store = store(64 << 20, 10_000);
+    let at = |ip: [u8; 4]| {
+        let ip = Ipv4Addr::from(ip).into();
+        Arrival {
+            endpoint: Endpoint::new(ip, 6881),
+            scope: Scope::of(ip),
+            ..arrival(0, 0, LEECHER)
+        }
+    };
+    for ip in [[10, 0, 0, 1], [10, 0, 0, 2], [192, 168, 0, 1], [127, 0, 0, 1], [8, 8, 8, 8]] {
+        store.announce(Seconds(0), &at(ip));
+    }
+    let handle = store.find(Seconds(0), &info_hash(0)).expect("it has peers");
+    for (ip, expected) in [([9, 9, 9, 9], 1), ([10, 9, 9, 9], 3), ([192, 168, 9, 9], 2)] {
+        let wish = Wish { scope: at(ip).scope, ..wish(None, false, 50) };
+        assert_eq!(store.sample(handle, &wish).count(Family::V4), expected, "{ip:?}");
+    }
+    assert_eq!(store.counts(handle).leechers, 5, "everybody counts");
+}
