@@ -270,6 +270,13 @@ impl SwarmStore {
         }
     }
 
+    /// Peers that expired or made room since start, modulo 2^32.
+    #[must_use]
+    pub fn removed_peers(&self) -> u32 {
+        let removed = self.totals.expired_peers + self.totals.evicted_peers;
+        u32::try_from(removed & u64::from(u32::MAX)).expect("masked to 32 bits")
+    }
+
     fn remove_peer(&mut self, handle: SwarmHandle, group: usize, position: u32) {
         let swarm = self.swarms.get_mut(handle);
         let peers = &mut swarm.groups[group].peers;

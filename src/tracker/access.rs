@@ -1,1 +1,104 @@
-//! (being written)
+//! Which swarms this tracker serves: an allow or a deny list of info_hashes.
+//!
+//! A list is a sorted array, shared by all cores and never changed: a new list replaces it whole.
+
+use std::sync::Arc;
+
+use crate::wire::id::InfoHash;
+
+/// The rule in force.
+#[derive(Clone, Debug, Default)]
+pub enum Access {
+    /// Everything is served.
+    #[default]
+    Open,
+    /// Only listed swarms are.
+    Allow(Arc<[InfoHash]>),
+    /// All but listed swarms are.
+    Deny(Arc<[InfoHash]>),
+}
+
+impl Access {
+    /// Whether `info_hash` is served.
+    #[must_use]
+    pub fn allows(&self, info_hash: &InfoHash) -> bool {
+        match self {
+            Self::Open => true,
+            Self::Allow(list) => list.binary_search(info_hash).is_ok(),
+            Self::Deny(list) => list.binary_search(info_hash).is_err(),
+        }
+    }
+}
+
+/// A line of a list that is no info_hash.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("line {line}: an info_hash is 40 hexadecimal digits")]
+pub struct BadLine {
+    /// Counted from 1.
+    pub line: usize,
+}
+
+/// Reads a list: one info_hash in 40 hexadecimal digits a line. Empty lines, text behind `#` or `;`,
+/// a byte order mark and CRLF line ends are tolerated; order and repetition do not matter.
+///
+/// # Errors
+/// [`BadLine`] for the first line that is anything else.
+pub fn parse_list(text: &[u8]) -> Result<Arc<[InfoHash]>, BadLine> {
+    let text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text);
+    let mut list = Vec::new();
+    for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
+        let end = line.iter().position(|byte| b"#;".contains(byte)).unwrap_or(line.len());
+        let line = line[..end].trim_ascii();
+        if !line.is_empty() {
+            list.push(parse_hex(line).ok_or(BadLine { line: index + 1 })?);
+        }
+    }
+    list.sort_unstable();
+    list.dedup();
+    Ok(list.into())
+}
+
+fn parse_hex(hex: &[u8]) -> Option<InfoHash> {
+    let digits: [u8; 40] = hex.try_into().ok()?;
+    let mut hash = [0; 20];
+    for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
+        let value = |digit: u8| char::from(digit).to_digit(16);
+        *byte = u8::try_from(value(pair[0])? << 4 | value(pair[1])?).ok()?;
+    }
+    Some(InfoHash(hash))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_tolerate_what_people_write() {
+        let a = "0123456789abcdef0123456789abcdef01234567";
+        let text = format!("\u{FEFF}# a list\r\n\r\n{}\r\n  {a} # twice\n;end", a.to_uppercase());
+        let list = parse_list(text.as_bytes()).expect("a good list");
+        assert_eq!(list.len(), 1);
+        assert_eq!(format!("{:?}", list[0]), a);
+        assert!(parse_list(b"").expect("an empty list").is_empty());
+    }
+
+    #[test]
+    fn the_first_bad_line_is_named() {
+        let good = "00".repeat(20);
+        for bad in ["00", "zz", &"00".repeat(21), &"0g".repeat(20), "00 00"] {
+            let text = format!("{good}\n\n{bad}\n{bad}");
+            assert_eq!(parse_list(text.as_bytes()), Err(BadLine { line: 3 }), "{bad}");
+        }
+    }
+
+    #[test]
+    fn allow_and_deny_are_opposites() {
+        let list: Arc<[InfoHash]> = [InfoHash([1; 20]), InfoHash([3; 20])].into();
+        for (byte, listed) in [(0, false), (1, true), (2, false), (3, true), (4, false)] {
+            let hash = InfoHash([byte; 20]);
+            assert_eq!(Access::Allow(list.clone()).allows(&hash), listed);
+            assert_eq!(Access::Deny(list.clone()).allows(&hash), !listed);
+            assert!(Access::Open.allows(&hash));
+        }
+    }
+}

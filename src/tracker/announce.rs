@@ -1,1 +1,112 @@
-//! (being written)
+//! The one announce that all transports call.
+
+use std::net::IpAddr;
+
+use super::outcome::{Change, Outcome, Refusal};
+use super::policy::POLITE_INTERVAL_SECS;
+use super::{Effects, Tracker};
+use crate::swarm::{Arrival, Counts, Report, Sample, Wish};
+use crate::time::Seconds;
+use crate::wire::addr::{Endpoint, Family};
+use crate::wire::announce::{Announce, Event};
+
+/// The answer to an announce, with peers borrowed from the store.
+#[derive(Debug)]
+pub(super) struct Reply<'a> {
+    /// Seconds until the next announce.
+    pub interval_secs: u32,
+    /// Who is in the swarm, the asker included.
+    pub counts: Counts,
+    /// The chosen peers.
+    pub sample: Sample<'a>,
+}
+
+impl Reply<'_> {
+    /// Seconds before which the client should not ask again.
+    pub(super) const fn min_interval_secs(&self) -> u32 {
+        self.interval_secs / 2
+    }
+}
+
+impl Tracker {
+    /// Applies an announce by the peer at `ip` (canonical) and chooses peers for it: of `family`, or
+    /// of both, and `peers_max` at the most.
+    ///
+    /// # Errors
+    /// The refusal that the peer is told.
+    pub(super) fn announce(
+        &mut self,
+        now: Seconds,
+        ip: IpAddr,
+        announce: &Announce,
+        (family, peers_max): (Option<Family>, u16),
+        effects: &mut impl Effects,
+    ) -> Result<Reply<'_>, Refusal> {
+        let stopped = announce.event == Event::Stopped;
+        if announce.port == 0 && !stopped {
+            return Err(Refusal::PortZero);
+        }
+        if !self.access.allows(&announce.info_hash) {
+            return if self.policy.polite_refusal {
+                Ok(Reply {
+                    interval_secs: POLITE_INTERVAL_SECS,
+                    counts: Counts::default(),
+                    sample: Sample::empty(),
+                })
+            } else {
+                Err(Refusal::NotAllowed)
+            };
+        }
+
+        let arrival = Arrival {
+            info_hash: announce.info_hash,
+            endpoint: Endpoint::new(ip, announce.port),
+            scope: self.policy.scope(ip),
+            peer_id: announce.peer_id,
+            report: Report {
+                seeder: announce.left.is_seeder(),
+                partial: announce.event == Event::Paused,
+                completed: announce.event == Event::Completed,
+            },
+        };
+        let interval_secs = self.policy.interval_secs(&arrival.endpoint, &arrival.info_hash);
+        let removed_before = self.store.removed_peers();
+        let (change, swarm, asker) = if stopped {
+            let left = self.store.stop(now, &arrival);
+            let change = if left { Change::Left } else { Change::Nothing };
+            (change, self.store.find(now, &arrival.info_hash), None)
+        } else if self.policy.deny_ports.contains(announce.port) {
+            (Change::Nothing, self.store.find(now, &arrival.info_hash), None)
+        } else {
+            let announced = self.store.announce(now, &arrival);
+            let change = match (announced.completed, announced.joined) {
+                (true, _) => Change::Completed,
+                (_, true) => Change::Joined,
+                _ => Change::Refreshed,
+            };
+            (change, Some(announced.swarm), Some(announced.asker))
+        };
+        self.counters.completed[0] += u64::from(change == Change::Completed);
+        effects.happened(&Outcome {
+            info_hash: arrival.info_hash,
+            event: announce.event,
+            change,
+            removed: self.store.removed_peers().wrapping_sub(removed_before),
+        });
+
+        let Some(swarm) = swarm else {
+            let (counts, sample) = (Counts::default(), Sample::empty());
+            return Ok(Reply { interval_secs, counts, sample });
+        };
+        let counts = self.store.counts(swarm);
+        let (default, max) = (self.policy.num_want_default, self.policy.num_want_max);
+        let num_want = announce.num_want.resolve(default, max).min(peers_max);
+        let sample = if stopped || num_want == 0 {
+            Sample::empty()
+        } else {
+            let (seeder, scope) = (arrival.report.seeder, arrival.scope);
+            self.store.sample(swarm, &Wish { asker, seeder, scope, family, num_want })
+        };
+        Ok(Reply { interval_secs, counts, sample })
+    }
+}

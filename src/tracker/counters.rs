@@ -1,1 +1,256 @@
-//! (being written)
+//! What one core counted since start.
+//!
+//! Plain integers with one writer, that core. Others see copies: [`Counters::words`] flattens them in a
+//! fixed order for publication, [`Counters::from_words`] puts them together again on the other side.
+
+use super::outcome::{DropReason, Refusal};
+use crate::wire::addr::Family;
+
+/// How a request reached us.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Transport {
+    /// BEP 15.
+    Udp = 0,
+    /// BEP 3.
+    Http = 1,
+}
+
+/// What a request asks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Action {
+    /// A connection id (UDP).
+    Connect = 0,
+    /// To join, stay in or leave a swarm.
+    Announce = 1,
+    /// Counts of swarms.
+    Scrape = 2,
+}
+
+/// Transports times families times actions.
+pub const REQUEST_KINDS: usize = 2 * 2 * 3;
+
+/// The place of a kind of request in [`Counters::requests`].
+#[must_use]
+pub const fn request_index(transport: Transport, family: Family, action: Action) -> usize {
+    (transport as usize * 2 + family as usize) * 3 + action as usize
+}
+
+/// Whether a metric only grows.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// It only grows; its name ends in `_total` once rendered.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+}
+
+/// How the cells of one metric are told apart.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Labels {
+    /// One cell, no label.
+    None,
+    /// `transport`, `family`, `action`, in the order of [`request_index`].
+    Request,
+    /// `family`, in the order of [`Family::ALL`].
+    Family,
+    /// `reason`, in the order of [`DropReason::index`].
+    Drop,
+    /// `reason`, in the order of [`Refusal::index`].
+    Refusal,
+}
+
+impl Labels {
+    /// How many cells there are.
+    #[must_use]
+    pub const fn cells(self) -> usize {
+        match self {
+            Self::None => 1,
+            Self::Request => REQUEST_KINDS,
+            Self::Family => 2,
+            Self::Drop => DropReason::COUNT,
+            Self::Refusal => Refusal::COUNT,
+        }
+    }
+
+    /// Name and value of each label of cell `index`.
+    #[must_use]
+    pub fn of(self, index: usize) -> Vec<(&'static str, &'static str)> {
+        const FAMILIES: [&str; 2] = ["ipv4", "ipv6"];
+        match self {
+            Self::None => Vec::new(),
+            Self::Request => vec![
+                ("transport", ["udp", "http"][index / 6]),
+                ("family", FAMILIES[index / 3 % 2]),
+                ("action", ["connect", "announce", "scrape"][index % 3]),
+            ],
+            Self::Family => vec![("family", FAMILIES[index])],
+            Self::Drop => vec![("reason", DropReason::label(index))],
+            Self::Refusal => vec![("reason", Refusal::label(index))],
+        }
+    }
+}
+
+/// What stands behind a metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Description {
+    /// Its name without prefix and suffix.
+    pub name: &'static str,
+    /// What it tells, in one sentence.
+    pub help: &'static str,
+    /// Counter or gauge.
+    pub kind: Kind,
+    /// How its cells are told apart.
+    pub labels: Labels,
+}
+
+macro_rules! counters {
+    ($($kind:ident $labels:ident $name:ident: $help:literal;)+) => {
+        /// What one core counted since start. Every field is an array: one cell for each label.
+        #[derive(Clone, Debug, Eq, PartialEq)]
+        pub struct Counters {
+            $(#[doc = $help] pub $name: [u64; Labels::$labels.cells()],)+
+        }
+
+        impl Default for Counters {
+            fn default() -> Self {
+                Self { $($name: [0; Labels::$labels.cells()],)+ }
+            }
+        }
+
+        impl Counters {
+            /// Cells of all metrics together.
+            pub const WORDS: usize = 0 $(+ Labels::$labels.cells())+;
+
+            /// What each field means, in the order of the fields.
+            pub const DESCRIPTIONS: &[Description] = &[$(Description {
+                name: stringify!($name),
+                help: $help,
+                kind: Kind::$kind,
+                labels: Labels::$labels,
+            },)+];
+
+            /// All cells, in the order of the fields.
+            pub fn words(&self) -> impl Iterator<Item = u64> {
+                std::iter::empty()$(.chain(self.$name))+
+            }
+
+            /// The counters whose cells are `words`; missing ones are 0.
+            #[must_use]
+            pub fn from_words(words: impl IntoIterator<Item = u64>) -> Self {
+                let mut words = words.into_iter();
+                let mut next = || words.next().unwrap_or(0);
+                Self { $($name: std::array::from_fn(|_| next()),)+ }
+            }
+
+            /// The cells of each metric, in the order of the descriptions.
+            #[must_use]
+            pub fn cells(&self) -> Vec<&[u64]> {
+                vec![$(&self.$name,)+]
+            }
+
+            /// Adds another core's counters, cell by cell.
+            pub fn add(&mut self, other: &Self) {
+                $(for (cell, more) in self.$name.iter_mut().zip(&other.$name) {
+                    *cell += more;
+                })+
+            }
+        }
+    };
+}
+
+counters! {
+    Counter Request requests: "Requests received, well-formed and addressed to this tracker.";
+    Counter Request replies: "Requests answered, refusals not among them.";
+    Counter Drop drops: "Requests that got no answer, by reason.";
+    Counter Refusal refusals: "Requests answered with a failure, by reason.";
+    Counter Family udp_received_bytes: "Payload bytes of datagrams received.";
+    Counter Family udp_sent_bytes: "Payload bytes of datagrams sent.";
+    Counter None udp_unverified_received_bytes:
+        "Payload bytes received from sources that had not proved their address.";
+    Counter None udp_unverified_sent_bytes:
+        "Payload bytes sent to sources that had not proved their address.";
+    Counter None udp_send_errors: "Datagrams that the kernel refused to send.";
+    Counter None http_connections_accepted: "HTTP connections accepted.";
+    Counter None http_connections_refused: "HTTP connections closed at once for lack of descriptors.";
+    Counter None http_connections_timed_out: "HTTP connections closed at a deadline.";
+    Gauge None http_connections: "HTTP connections open.";
+    Counter None http_received_bytes: "Bytes read from HTTP connections.";
+    Counter None http_sent_bytes: "Bytes written to HTTP connections.";
+    Counter None messages_sent: "Messages handed to other cores.";
+    Counter None messages_refused: "Messages that did not fit into another core's mailbox.";
+    Counter None messages_received: "Messages taken from other cores.";
+    Counter None ring_enobufs: "Receives that ended because no buffer was left.";
+    Counter None ring_overflows: "Turns that found the completion queue overflown.";
+    Counter None turns: "Turns of the worker's loop.";
+    Counter None sleeps: "Turns after which the worker slept.";
+    Gauge None swarms: "Swarms held.";
+    Gauge Family seeders: "Peers held that need nothing more.";
+    Gauge Family leechers: "Peers held that still need something.";
+    Gauge None store_bytes: "Bytes held by swarms and peers.";
+    Gauge None store_budget_bytes: "Bytes that swarms and peers may take.";
+    Counter None completed: "Downloads that finished.";
+    Counter None expired_peers: "Peers that left because they had not announced in time.";
+    Counter None evicted_peers: "Peers that made room in a full swarm or a full store.";
+    Counter None evicted_swarms: "Swarms that made room in a full store.";
+    Gauge None pending_scrapes: "Scrapes waiting for other cores.";
+}
+
+impl Counters {
+    /// Counts a request.
+    pub fn request(&mut self, transport: Transport, family: Family, action: Action) {
+        self.requests[request_index(transport, family, action)] += 1;
+    }
+
+    /// Counts an answer.
+    pub fn reply(&mut self, transport: Transport, family: Family, action: Action) {
+        self.replies[request_index(transport, family, action)] += 1;
+    }
+
+    /// Counts a request that gets no answer.
+    pub fn drop(&mut self, reason: DropReason) {
+        self.drops[reason.index()] += 1;
+    }
+
+    /// Counts a refusal.
+    pub fn refuse(&mut self, refusal: Refusal) {
+        self.refusals[refusal.index()] += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_and_back_is_the_same() {
+        let counters = Counters::from_words(1..);
+        let words: Vec<u64> = counters.words().collect();
+        assert_eq!(words, (1..=Counters::WORDS as u64).collect::<Vec<_>>());
+        let mut twice = counters.clone();
+        twice.add(&counters);
+        assert_eq!(twice.words().sum::<u64>(), 2 * words.iter().sum::<u64>());
+        assert_eq!(counters.cells().concat(), words);
+    }
+
+    #[test]
+    fn every_cell_of_a_metric_has_its_own_labels() {
+        for description in Counters::DESCRIPTIONS {
+            let labels = description.labels;
+            let mut all: Vec<_> = (0..labels.cells()).map(|cell| labels.of(cell)).collect();
+            all.sort_unstable();
+            all.dedup();
+            assert_eq!(all.len(), labels.cells(), "{}", description.name);
+            assert!(description.help.ends_with('.'));
+        }
+    }
+
+    #[test]
+    fn request_index_follows_the_labels() {
+        let index = request_index(Transport::Http, Family::V6, Action::Scrape);
+        let labels = Labels::Request.of(index);
+        assert_eq!(labels, [("transport", "http"), ("family", "ipv6"), ("action", "scrape")]);
+        assert_eq!(index, REQUEST_KINDS - 1);
+    }
+}

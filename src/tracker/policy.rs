@@ -1,1 +1,159 @@
-//! (being written)
+//! What the operator decided about announces, in the form that the tracker uses.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use ipnet::IpNet;
+
+use crate::wire::addr::{Endpoint, Scope};
+use crate::wire::id::InfoHash;
+
+/// The operator's choices. The same on every core.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Seconds between two announces, before jitter.
+    pub interval_secs: u32,
+    /// Jitter in per cent of the interval, to both sides.
+    pub jitter_percent: u8,
+    /// Peers returned when the request does not say.
+    pub num_want_default: u16,
+    /// Peers returned at the most.
+    pub num_want_max: u16,
+    /// Whether peers at unroutable addresses are for askers of the same range only.
+    pub isolate_private_networks: bool,
+    /// Ports that a swarm must not be aimed at: answered, not stored.
+    pub deny_ports: PortSet,
+    /// Sources whose `ip` parameter is believed.
+    pub trust_ip_param_from: Vec<IpNet>,
+    /// Hashes answered in one HTTP scrape.
+    pub http_scrape_hashes_max: usize,
+    /// Whether an `info_hash` that is not allowed gets an empty success instead of a failure.
+    pub polite_refusal: bool,
+}
+
+/// The interval given with a polite refusal: a day.
+pub const POLITE_INTERVAL_SECS: u32 = 86_400;
+/// The interval given when the tracker is too busy for an answer.
+pub const BUSY_INTERVAL_SECS: u32 = 60;
+
+impl Policy {
+    /// The interval for one peer of one swarm, within the jitter.
+    ///
+    /// A function of the peer and nothing else: the same peer always gets the same interval, so the
+    /// herd that a restart makes spreads out, and does not gather again.
+    #[must_use]
+    pub fn interval_secs(&self, endpoint: &Endpoint, info_hash: &InfoHash) -> u32 {
+        let span = self.interval_secs / 100 * u32::from(self.jitter_percent)
+            + self.interval_secs % 100 * u32::from(self.jitter_percent) / 100;
+        let bytes = endpoint.as_bytes().iter().chain(&info_hash.0);
+        // FNV-1a, then a finalizer, since the interval uses its top bits only.
+        let hash = bytes.fold(0xCBF2_9CE4_8422_2325_u64, |hash, &byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
+        });
+        let hash = (hash ^ (hash >> 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        let offset = (hash * (u64::from(span) * 2 + 1)) >> 32;
+        self.interval_secs - span + u32::try_from(offset).expect("at most twice the jitter")
+    }
+
+    /// The address that counts for a peer: the source, unless the source may speak for others.
+    #[must_use]
+    pub fn peer_ip(&self, source: IpAddr, claimed: Option<IpAddr>) -> IpAddr {
+        match claimed {
+            Some(claimed) if self.trust_ip_param_from.iter().any(|net| net.contains(&source)) => {
+                claimed.to_canonical()
+            }
+            _ => source,
+        }
+    }
+
+    /// The scope in which a peer at `ip` lives.
+    #[must_use]
+    pub fn scope(&self, ip: IpAddr) -> Scope {
+        if self.isolate_private_networks { Scope::of(ip) } else { Scope::PUBLIC }
+    }
+}
+
+/// A set of ports, one bit each.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PortSet(Box<[u64]>);
+
+impl PortSet {
+    /// The ports of all `ranges`.
+    #[must_use]
+    pub fn new(ranges: impl IntoIterator<Item = RangeInclusive<u16>>) -> Self {
+        let mut bits = vec![0_u64; 1 << 10].into_boxed_slice();
+        for port in ranges.into_iter().flatten() {
+            bits[usize::from(port >> 6)] |= 1 << (port & 63);
+        }
+        Self(bits)
+    }
+
+    /// Whether `port` is in the set.
+    #[must_use]
+    pub fn contains(&self, port: u16) -> bool {
+        self.0[usize::from(port >> 6)] >> (port & 63) & 1 == 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(crate) fn policy() -> Policy {
+        Policy {
+            interval_secs: 1_800,
+            jitter_percent: 10,
+            num_want_default: 50,
+            num_want_max: 200,
+            isolate_private_networks: true,
+            deny_ports: PortSet::new([22..=22, 135..=139]),
+            trust_ip_param_from: Vec::new(),
+            http_scrape_hashes_max: 100,
+            polite_refusal: false,
+        }
+    }
+
+    #[test]
+    fn jitter_fills_its_range_evenly_and_repeats_for_the_same_peer() {
+        let policy = policy();
+        let mut histogram = [0_u32; 9];
+        for n in 0..36_000_u32 {
+            let endpoint = Endpoint::new(std::net::Ipv4Addr::from(n).into(), 6881);
+            let interval = policy.interval_secs(&endpoint, &InfoHash([1; 20]));
+            assert!((1_620..=1_980).contains(&interval), "{interval}");
+            assert_eq!(interval, policy.interval_secs(&endpoint, &InfoHash([1; 20])));
+            histogram[(interval - 1_620) as usize * 9 / 361] += 1;
+        }
+        assert!(histogram.iter().all(|&n| (3_700..4_300).contains(&n)), "{histogram:?}");
+        let exact = Policy { jitter_percent: 0, ..policy };
+        let endpoint = Endpoint::new(std::net::Ipv4Addr::LOCALHOST.into(), 1);
+        assert_eq!(exact.interval_secs(&endpoint, &InfoHash([1; 20])), 1_800);
+    }
+
+    #[test]
+    fn port_ranges_hold_both_ends() {
+        let set = PortSet::new([0..=0, 63..=65, 65_535..=65_535]);
+        for port in [0, 63, 64, 65, 65_535] {
+            assert!(set.contains(port));
+        }
+        for port in [1, 62, 66, 65_534] {
+            assert!(!set.contains(port));
+        }
+    }
+
+    #[test]
+    fn nobody_may_speak_for_others_unless_listed() {
+        let source: IpAddr = "198.51.100.7".parse().expect("v4");
+        let victim: IpAddr = "203.0.113.9".parse().expect("v4");
+        assert_eq!(policy().peer_ip(source, Some(victim)), source);
+        let trusting = Policy {
+            trust_ip_param_from: vec!["198.51.100.0/24".parse().expect("a block")],
+            ..policy()
+        };
+        assert_eq!(trusting.peer_ip(source, Some(victim)), victim);
+        assert_eq!(trusting.peer_ip(source, None), source);
+        let mapped = "::ffff:203.0.113.9".parse().expect("v6");
+        assert_eq!(trusting.peer_ip(source, Some(mapped)), victim);
+        assert_eq!(trusting.peer_ip(victim, Some(source)), victim);
+    }
+}

@@ -1,1 +1,238 @@
-//! (being written)
+//! Scrapes of several swarms, answered in the order asked whatever cores own them.
+//!
+//! The core that received a scrape gathers: it counts its own swarms, asks each other owner once for
+//! all of that owner's, and answers when the last one has replied. What waits is bounded in number
+//! and in time.
+
+use std::net::SocketAddr;
+
+use super::http::Connection;
+use super::message::{COUNTS_BYTES, Message, read_counts, write_counts};
+use super::outcome::DropReason;
+use super::owner::CoreId;
+use super::{Effects, Tracker};
+use crate::limits::{PENDING_SCRAPE_SECONDS, PENDING_SCRAPES_MAX};
+use crate::swarm::Counts;
+use crate::time::Seconds;
+use crate::wire::addr::Family;
+use crate::wire::id::{InfoHash, TransactionId};
+
+/// Names a scrape that waits: a slot and a generation, so that a late answer cannot hit another.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Ticket(pub u64);
+
+/// Bits of a ticket that name the slot.
+const SLOT_BITS: u32 = 16;
+const _: () = assert!(PENDING_SCRAPES_MAX <= 1 << SLOT_BITS);
+
+/// Who asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum ScrapeAsker {
+    /// A verified UDP source.
+    Udp { listener: u8, source: SocketAddr, transaction_id: TransactionId },
+    /// An HTTP connection.
+    Http { connection: Connection, family: Family },
+}
+
+/// One scrape while its counts come in.
+#[derive(Debug)]
+pub(super) struct Gathering {
+    asker: ScrapeAsker,
+    started: Seconds,
+    /// Cores that have not answered yet.
+    waiting: usize,
+    /// What was asked for, and the core that owns it, and its counts once known.
+    rows: Vec<(InfoHash, CoreId, Counts)>,
+}
+
+impl Gathering {
+    /// The counts, in the order asked.
+    pub(super) fn rows(&self) -> impl Iterator<Item = (&InfoHash, &Counts)> {
+        self.rows.iter().map(|(hash, _, counts)| (hash, counts))
+    }
+}
+
+/// The scrapes of one core that wait for others.
+#[derive(Debug, Default)]
+pub(super) struct Scrapes {
+    /// A slot's generation goes up each time it is taken; `None` while it is free.
+    slots: Vec<(u64, Option<Gathering>)>,
+    free: Vec<usize>,
+    /// Rows of finished scrapes, to be used again.
+    spare: Vec<Vec<(InfoHash, CoreId, Counts)>>,
+}
+
+impl Scrapes {
+    /// Scrapes that wait.
+    pub(super) const fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    fn insert(&mut self, gathering: Gathering) -> Result<Ticket, Gathering> {
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None if self.slots.len() < PENDING_SCRAPES_MAX => {
+                self.slots.push((0, None));
+                self.slots.len() - 1
+            }
+            None => return Err(gathering),
+        };
+        let (generation, content) = &mut self.slots[slot];
+        *generation += 1;
+        *content = Some(gathering);
+        Ok(Ticket(*generation << SLOT_BITS | slot as u64))
+    }
+
+    fn get(&mut self, ticket: Ticket) -> Option<&mut Gathering> {
+        let slot = usize::try_from(ticket.0 & ((1 << SLOT_BITS) - 1)).ok()?;
+        let (generation, content) = self.slots.get_mut(slot)?;
+        content.as_mut().filter(|_| *generation == ticket.0 >> SLOT_BITS)
+    }
+
+    fn remove(&mut self, ticket: Ticket) -> Option<Gathering> {
+        self.get(ticket)?;
+        let slot = usize::try_from(ticket.0 & ((1 << SLOT_BITS) - 1)).ok()?;
+        self.free.push(slot);
+        self.slots[slot].1.take()
+    }
+
+    fn recycle(&mut self, mut gathering: Gathering) {
+        gathering.rows.clear();
+        self.spare.push(gathering.rows);
+    }
+}
+
+impl Tracker {
+    /// Starts a scrape of `hashes` (bounded by the caller). It is answered through `effects`, now if
+    /// this core owns all of them, else when the others have answered.
+    ///
+    /// # Errors
+    /// Why it will not be answered.
+    pub(super) fn scrape(
+        &mut self,
+        now: Seconds,
+        asker: ScrapeAsker,
+        hashes: impl Iterator<Item = InfoHash>,
+        effects: &mut impl Effects,
+    ) -> Result<(), DropReason> {
+        let mut rows = self.scrapes.spare.pop().unwrap_or_default();
+        for hash in hashes {
+            let core = self.owner.core(&hash);
+            let counts = if core == self.core { self.count(now, &hash) } else { Counts::default() };
+            rows.push((hash, core, counts));
+        }
+        let mut others: Vec<CoreId> =
+            rows.iter().map(|row| row.1).filter(|&core| core != self.core).collect();
+        others.sort_unstable();
+        others.dedup();
+        let gathering = Gathering { asker, started: now, waiting: others.len(), rows };
+        if others.is_empty() {
+            let answered = self.answer_scrape(&gathering, effects);
+            self.scrapes.recycle(gathering);
+            return answered;
+        }
+        let ticket = match self.scrapes.insert(gathering) {
+            Ok(ticket) => ticket,
+            Err(gathering) => {
+                self.scrapes.recycle(gathering);
+                return Err(DropReason::TooManyScrapes);
+            }
+        };
+        for core in others {
+            let gathering = self.scrapes.get(ticket).expect("inserted above");
+            let wanted = gathering.rows.iter().filter(|row| row.1 == core);
+            let hashes: Vec<u8> = wanted.flat_map(|row| row.0.0).collect();
+            let posted = self.post(core, &Message::Scrape { ticket, hashes: &hashes }, effects);
+            if posted.is_err() {
+                if let Some(gathering) = self.scrapes.remove(ticket) {
+                    self.scrapes.recycle(gathering);
+                }
+                return Err(DropReason::MailboxFull);
+            }
+        }
+        Ok(())
+    }
+
+    /// Another core's question: count and answer.
+    pub(super) fn answer_core(
+        &mut self,
+        now: Seconds,
+        (from, ticket): (CoreId, Ticket),
+        hashes: &[u8],
+        effects: &mut impl Effects,
+    ) {
+        let mut counts = Vec::with_capacity(hashes.len() / 20 * COUNTS_BYTES);
+        for hash in hashes.as_chunks::<20>().0 {
+            write_counts(&mut counts, &self.count(now, &InfoHash(*hash)));
+        }
+        // If the mailbox is full the asker gives up after a while, and counts it.
+        let _ = self.post(from, &Message::Counts { ticket, counts: &counts }, effects);
+    }
+
+    /// Another core's answer: fill it in, and answer the peer if it was the last one.
+    pub(super) fn gather(
+        &mut self,
+        (from, ticket): (CoreId, Ticket),
+        counts: &[u8],
+        effects: &mut impl Effects,
+    ) {
+        let Some(gathering) = self.scrapes.get(ticket) else { return };
+        let rows = gathering.rows.iter_mut().filter(|row| row.1 == from);
+        for (row, counts) in rows.zip(counts.chunks_exact(COUNTS_BYTES)) {
+            row.2 = read_counts(counts);
+        }
+        gathering.waiting -= 1;
+        if gathering.waiting == 0 {
+            let gathering = self.scrapes.remove(ticket).expect("found above");
+            if let Err(reason) = self.answer_scrape(&gathering, effects) {
+                self.counters.drop(reason);
+            }
+            self.scrapes.recycle(gathering);
+        }
+    }
+
+    /// Gives up scrapes that have waited too long.
+    pub(super) fn expire_scrapes(&mut self, now: Seconds, effects: &mut impl Effects) {
+        for slot in 0..self.scrapes.slots.len() {
+            let (generation, content) = &self.scrapes.slots[slot];
+            let late = content
+                .as_ref()
+                .is_some_and(|waiting| now.since(waiting.started) >= PENDING_SCRAPE_SECONDS);
+            if !late {
+                continue;
+            }
+            let ticket = Ticket(generation << SLOT_BITS | slot as u64);
+            let gathering = self.scrapes.remove(ticket).expect("seen above");
+            self.counters.drop(DropReason::OwnerSilent);
+            if let ScrapeAsker::Http { connection, .. } = gathering.asker {
+                self.answer_busy(connection, effects);
+            }
+            self.scrapes.recycle(gathering);
+        }
+    }
+
+    /// Who is in a swarm of this core; nobody, if the access list does not let it in.
+    fn count(&mut self, now: Seconds, info_hash: &InfoHash) -> Counts {
+        if !self.access.allows(info_hash) {
+            return Counts::default();
+        }
+        let swarm = self.store.find(now, info_hash);
+        swarm.map_or_else(Counts::default, |swarm| self.store.counts(swarm))
+    }
+
+    fn answer_scrape(
+        &mut self,
+        gathering: &Gathering,
+        effects: &mut impl Effects,
+    ) -> Result<(), DropReason> {
+        match gathering.asker {
+            ScrapeAsker::Udp { listener, source, transaction_id } => {
+                self.answer_udp_scrape(gathering, (listener, source), transaction_id, effects)
+            }
+            ScrapeAsker::Http { connection, family } => {
+                self.answer_http_scrape(gathering, connection, family, effects);
+                Ok(())
+            }
+        }
+    }
+}

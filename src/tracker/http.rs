@@ -1,0 +1,338 @@
+//! What an HTTP peer gets for its request (BEP 3, 7, 23, 24, 31, 48).
+//!
+//! Always an answer, and for announces and scrapes always status 200: clients read the dictionary,
+//! not the status. A failure carries `interval`, `min interval` and `retry in` beside its reason,
+//! since clients obey different ones.
+
+use std::net::IpAddr;
+
+use super::announce::Reply;
+use super::counters::{Action, Transport};
+use super::message::Message;
+use super::outcome::{DropReason, Refusal};
+use super::policy::{BUSY_INTERVAL_SECS, Policy};
+use super::scrape::{Gathering, ScrapeAsker};
+use super::{Effects, Tracker};
+use crate::time::Seconds;
+use crate::wire::addr::{Endpoint, Family};
+use crate::wire::announce::Announce;
+use crate::wire::bencode::Writer;
+use crate::wire::error::ParseError;
+use crate::wire::http::{self, AnnounceQuery, Head, Status};
+use crate::wire::id::InfoHash;
+
+/// Names an HTTP connection; made and understood by whoever drives the tracker.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Connection(pub u64);
+
+/// How a client wants its peers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Form {
+    /// Packed (BEP 23), or a list of dictionaries (BEP 3).
+    pub compact: bool,
+    /// Without peer ids in the dictionaries.
+    pub no_peer_id: bool,
+}
+
+impl Form {
+    pub(super) const fn to_byte(self) -> u8 {
+        self.compact as u8 | (self.no_peer_id as u8) << 1
+    }
+
+    pub(super) const fn from_byte(byte: u8) -> Self {
+        Self { compact: byte & 1 != 0, no_peer_id: byte & 2 != 0 }
+    }
+}
+
+/// What became of an HTTP request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum HttpAnswer {
+    /// The body is written; it goes out with this status.
+    Ready(Status),
+    /// The answer comes later, through [`Effects::answer_http`].
+    Pending,
+}
+
+impl Tracker {
+    /// Answers the request `head` that came from `source`: into `body`, or later through `effects`.
+    pub fn handle_http(
+        &mut self,
+        now: Seconds,
+        (source, connection): (IpAddr, Connection),
+        head: &Head<'_>,
+        body: &mut Vec<u8>,
+        effects: &mut impl Effects,
+    ) -> HttpAnswer {
+        body.clear();
+        let source = source.to_canonical();
+        match http::action(head.path) {
+            Some(http::Action::Announce) => {
+                self.counters.request(Transport::Http, Family::of(source), Action::Announce);
+                match AnnounceQuery::parse(head.query) {
+                    Ok(query) => {
+                        self.http_announce(now, (source, connection), &query, body, effects)
+                    }
+                    Err(error) => self.refused(source, Refusal::Malformed(error), body),
+                }
+            }
+            Some(http::Action::Scrape) => {
+                self.counters.request(Transport::Http, Family::of(source), Action::Scrape);
+                self.http_scrape(now, (source, connection), head.query, body, effects)
+            }
+            None => HttpAnswer::Ready(self.handle_bad_http(ParseError::NotFound, body)),
+        }
+    }
+
+    /// Writes the answer to bytes that are no request of ours; returns the status it goes out with.
+    pub fn handle_bad_http(&mut self, error: ParseError, body: &mut Vec<u8>) -> Status {
+        body.clear();
+        let refusal = Refusal::Malformed(error);
+        self.counters.refuse(refusal);
+        write_failure(body, None, refusal, &self.policy);
+        match error {
+            ParseError::NotFound => Status::NotFound,
+            ParseError::MethodNotAllowed => Status::MethodNotAllowed,
+            ParseError::HeadTooLarge => Status::HeadTooLarge,
+            _ => Status::BadRequest,
+        }
+    }
+
+    /// Writes the answer to a request whose owner has not answered in time.
+    pub fn handle_late_http(&mut self, body: &mut Vec<u8>) -> Status {
+        body.clear();
+        self.counters.drop(DropReason::OwnerSilent);
+        self.counters.refuse(Refusal::Busy);
+        write_failure(body, None, Refusal::Busy, &self.policy);
+        Status::Ok
+    }
+
+    fn http_announce(
+        &mut self,
+        now: Seconds,
+        (source, connection): (IpAddr, Connection),
+        query: &AnnounceQuery,
+        body: &mut Vec<u8>,
+        effects: &mut impl Effects,
+    ) -> HttpAnswer {
+        let ip = self.policy.peer_ip(source, query.ip);
+        let form = Form { compact: query.compact, no_peer_id: query.no_peer_id };
+        let announce = query.announce;
+        let owner = self.owner.core(&announce.info_hash);
+        if owner == self.core {
+            self.write_announce(now, ip, (&announce, form), body, effects);
+            return HttpAnswer::Ready(Status::Ok);
+        }
+        let message = Message::Announce { connection, ip, announce, form };
+        match self.post(owner, &message, effects) {
+            Ok(()) => HttpAnswer::Pending,
+            Err(_) => self.refused(source, Refusal::Busy, body),
+        }
+    }
+
+    /// Another core's connection announces to a swarm of ours.
+    pub(super) fn handle_remote_announce(
+        &mut self,
+        now: Seconds,
+        (from, connection): (super::owner::CoreId, Connection),
+        ip: IpAddr,
+        asked: (&Announce, Form),
+        effects: &mut impl Effects,
+    ) {
+        let mut body = std::mem::take(&mut self.body);
+        body.clear();
+        self.write_announce(now, ip, asked, &mut body, effects);
+        // If the mailbox is full the connection's core answers by itself after a while.
+        let _ = self.post(from, &Message::Body { connection, body: &body }, effects);
+        self.body = body;
+    }
+
+    /// Applies an announce to a swarm of ours and writes the answer, whatever it is.
+    fn write_announce(
+        &mut self,
+        now: Seconds,
+        ip: IpAddr,
+        (announce, form): (&Announce, Form),
+        body: &mut Vec<u8>,
+        effects: &mut impl Effects,
+    ) {
+        let peers_max = u16::MAX;
+        match self.announce(now, ip, announce, (None, peers_max), effects) {
+            Ok(reply) => {
+                write_reply(body, ip, &reply, form);
+                self.counters.reply(Transport::Http, Family::of(ip), Action::Announce);
+            }
+            Err(refusal) => {
+                self.counters.refuse(refusal);
+                write_failure(body, Some(ip), refusal, &self.policy);
+            }
+        }
+    }
+
+    fn http_scrape(
+        &mut self,
+        now: Seconds,
+        (source, connection): (IpAddr, Connection),
+        query: &[u8],
+        body: &mut Vec<u8>,
+        effects: &mut impl Effects,
+    ) -> HttpAnswer {
+        let mut hashes = Vec::new();
+        for hash in http::scrape_hashes(query).take(self.policy.http_scrape_hashes_max) {
+            match hash {
+                Ok(hash) => hashes.push(hash),
+                Err(error) => return self.refused(source, Refusal::Malformed(error), body),
+            }
+        }
+        if hashes.is_empty() {
+            return self.refused(source, Refusal::FullScrape, body);
+        }
+        // A dictionary has each key once, in order.
+        hashes.sort_unstable();
+        hashes.dedup();
+        let asker = ScrapeAsker::Http { connection, family: Family::of(source) };
+        match self.scrape(now, asker, hashes.into_iter(), effects) {
+            Ok(()) => HttpAnswer::Pending,
+            Err(_) => self.refused(source, Refusal::Busy, body),
+        }
+    }
+
+    pub(super) fn answer_http_scrape(
+        &mut self,
+        gathering: &Gathering,
+        connection: Connection,
+        family: Family,
+        effects: &mut impl Effects,
+    ) {
+        let mut body = std::mem::take(&mut self.body);
+        body.clear();
+        write_scrape(&mut body, gathering.rows(), self.policy.interval_secs / 2);
+        self.counters.reply(Transport::Http, family, Action::Scrape);
+        effects.answer_http(connection, &body);
+        self.body = body;
+    }
+
+    /// Tells a connection that its scrape has come to nothing.
+    pub(super) fn answer_busy(&mut self, connection: Connection, effects: &mut impl Effects) {
+        let mut body = std::mem::take(&mut self.body);
+        body.clear();
+        self.counters.refuse(Refusal::Busy);
+        write_failure(&mut body, None, Refusal::Busy, &self.policy);
+        effects.answer_http(connection, &body);
+        self.body = body;
+    }
+
+    fn refused(&mut self, source: IpAddr, refusal: Refusal, body: &mut Vec<u8>) -> HttpAnswer {
+        self.counters.refuse(refusal);
+        write_failure(body, Some(source), refusal, &self.policy);
+        HttpAnswer::Ready(Status::Ok)
+    }
+}
+
+/// The answer to an announce; keys in order, as a bencoded dictionary must have them.
+fn write_reply(body: &mut Vec<u8>, ip: IpAddr, reply: &Reply<'_>, form: Form) {
+    let mut out = Writer::new(body);
+    out.begin_dictionary();
+    out.entry("complete", u64::from(reply.counts.seeders));
+    out.entry("downloaded", u64::from(reply.counts.completed));
+    write_external_ip(&mut out, ip);
+    out.entry("incomplete", u64::from(reply.counts.leechers));
+    out.entry("interval", u64::from(reply.interval_secs));
+    out.entry("min interval", u64::from(reply.min_interval_secs()));
+    if form.compact {
+        write_compact(&mut out, reply, "peers", Family::V4);
+        if reply.sample.count(Family::V6) > 0 || Family::of(ip) == Family::V6 {
+            write_compact(&mut out, reply, "peers6", Family::V6);
+        }
+    } else {
+        out.bytes(b"peers");
+        write_dictionaries(&mut out, reply, form);
+    }
+    out.end();
+}
+
+fn write_compact(out: &mut Writer<'_>, reply: &Reply<'_>, key: &str, family: Family) {
+    out.bytes(key.as_bytes());
+    out.string_of(reply.sample.count(family) * family.endpoint_bytes());
+    for chunk in reply.sample.chunks().iter().filter(|chunk| chunk.family == family) {
+        out.raw(chunk.endpoints);
+    }
+}
+
+fn write_dictionaries(out: &mut Writer<'_>, reply: &Reply<'_>, form: Form) {
+    out.begin_list();
+    for chunk in reply.sample.chunks() {
+        let endpoints = chunk.endpoints.chunks_exact(chunk.family.endpoint_bytes());
+        for (index, endpoint) in endpoints.enumerate() {
+            let endpoint = Endpoint::from_compact(endpoint).expect("6 or 18 bytes");
+            out.begin_dictionary();
+            out.bytes(b"ip");
+            out.display(&endpoint.ip());
+            if let (false, Some(id)) = (form.no_peer_id, chunk.ids.get(index)) {
+                out.bytes(b"peer id");
+                out.bytes(&id.0);
+            }
+            out.entry("port", u64::from(endpoint.port()));
+            out.end();
+        }
+    }
+    out.end();
+}
+
+/// A scrape (BEP 48), with `downloaders` beside `incomplete` (BEP 21: partial seeds left out).
+fn write_scrape<'a>(
+    body: &mut Vec<u8>,
+    rows: impl Iterator<Item = (&'a InfoHash, &'a crate::swarm::Counts)>,
+    min_interval_secs: u32,
+) {
+    let mut out = Writer::new(body);
+    out.begin_dictionary();
+    out.bytes(b"files");
+    out.begin_dictionary();
+    for (hash, counts) in rows {
+        out.bytes(&hash.0);
+        out.begin_dictionary();
+        out.entry("complete", u64::from(counts.seeders));
+        out.entry("downloaded", u64::from(counts.completed));
+        out.entry("downloaders", u64::from(counts.leechers - counts.partial));
+        out.entry("incomplete", u64::from(counts.leechers));
+        out.end();
+    }
+    out.end();
+    out.bytes(b"flags");
+    out.begin_dictionary();
+    out.entry("min_request_interval", u64::from(min_interval_secs));
+    out.end();
+    out.end();
+}
+
+/// A failure, with everything that makes some client wait before it asks again (BEP 31).
+fn write_failure(body: &mut Vec<u8>, ip: Option<IpAddr>, refusal: Refusal, policy: &Policy) {
+    let interval = match refusal {
+        Refusal::Busy => BUSY_INTERVAL_SECS,
+        _ => policy.interval_secs,
+    };
+    let mut out = Writer::new(body);
+    out.begin_dictionary();
+    if let Some(ip) = ip {
+        write_external_ip(&mut out, ip);
+    }
+    out.bytes(b"failure reason");
+    out.bytes(refusal.text().as_bytes());
+    out.entry("interval", u64::from(interval));
+    out.entry("min interval", u64::from(interval));
+    out.bytes(b"retry in");
+    match refusal {
+        Refusal::Busy => out.integer(u64::from(interval / 60)),
+        _ => out.bytes(b"never"),
+    }
+    out.end();
+}
+
+/// The address under which we see the peer (BEP 24): 4 or 16 bytes.
+fn write_external_ip(out: &mut Writer<'_>, ip: IpAddr) {
+    out.bytes(b"external ip");
+    match ip {
+        IpAddr::V4(v4) => out.bytes(&v4.octets()),
+        IpAddr::V6(v6) => out.bytes(&v6.octets()),
+    }
+}
