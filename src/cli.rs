@@ -1,0 +1,140 @@
+//! The command line: what may be asked of the program, and how that is explained.
+//!
+//! Definitions only. Options may stand before or after the command; where both places give
+//! overrides, those after it come later and so win.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  throng                                     UDP and HTTP on port 6969, built-in defaults
+  throng config > throng.toml                write the commented defaults, to be edited
+  throng check --config throng.toml          is the file right, and is this machine?
+  throng run --config throng.toml
+  throng --set announce.interval=20m --set udp.listen=127.0.0.1:7000,[::1]:7000
+  THRONG__LOG__LEVEL=debug throng run        the environment overrides the file, --set both";
+
+/// A BitTorrent tracker engine: thread-per-core, io_uring, UDP and HTTP in one process.
+///
+/// Without a command it runs the tracker.
+#[derive(Debug, Parser)]
+#[command(name = "throng", version, after_help = EXAMPLES, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Option<Verb>,
+}
+
+/// The commands as they are written.
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the tracker until it is told to stop (SIGTERM, SIGINT); the same as no command
+    Run(Options),
+    /// Print the commented default configuration, in TOML
+    Config,
+    /// Check the configuration and this machine, and say what to do about each finding
+    Check(Options),
+}
+
+/// Where the configuration comes from.
+#[derive(Args, Clone, Debug, Default, Eq, PartialEq)]
+pub struct Options {
+    /// Configuration file, in TOML; without it the defaults apply
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Override one key of the configuration; may be given several times
+    ///
+    /// The value is TOML or plain text, and a list may be written with commas:
+    /// --set log.level=debug --set workers=2 --set http.listen=127.0.0.1:80,[::1]:80
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub overrides: Vec<String>,
+}
+
+/// What is asked of the program.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Command {
+    /// Run the tracker.
+    Run(Options),
+    /// Print the default configuration.
+    Config,
+    /// Check the configuration and the machine.
+    Check(Options),
+}
+
+impl Cli {
+    /// What is asked, with the options of both places together.
+    ///
+    /// clap's own global arguments would silently drop the overrides before the command when there
+    /// are some after it.
+    pub fn into_command(self) -> Command {
+        let outer = self.options;
+        match self.command {
+            None => Command::Run(outer),
+            Some(Verb::Run(inner)) => Command::Run(outer.followed_by(inner)),
+            Some(Verb::Config) => Command::Config,
+            Some(Verb::Check(inner)) => Command::Check(outer.followed_by(inner)),
+        }
+    }
+}
+
+impl Options {
+    fn followed_by(mut self, later: Self) -> Self {
+        self.config = later.config.or(self.config);
+        self.overrides.extend(later.overrides);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(line.split(' ')).map(Cli::into_command)
+    }
+
+    fn options(config: Option<&str>, overrides: &[&str]) -> Options {
+        let overrides = overrides.iter().map(|text| (*text).to_owned()).collect();
+        Options { config: config.map(PathBuf::from), overrides }
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_command_is_run() {
+        let cases = [
+            ("throng", Command::Run(options(None, &[]))),
+            ("throng run", Command::Run(options(None, &[]))),
+            ("throng --config a", Command::Run(options(Some("a"), &[]))),
+            ("throng run --config a", Command::Run(options(Some("a"), &[]))),
+            ("throng --config a run", Command::Run(options(Some("a"), &[]))),
+            ("throng config", Command::Config),
+            ("throng check --config a", Command::Check(options(Some("a"), &[]))),
+        ];
+        for (line, command) in cases {
+            assert_eq!(parse(line).expect(line), command, "{line}");
+        }
+    }
+
+    #[test]
+    fn overrides_keep_their_order_over_both_places() {
+        let command = parse("throng --set a=1 --set b=2 run --set a=3 --config x");
+        let expected = Command::Run(options(Some("x"), &["a=1", "b=2", "a=3"]));
+        assert_eq!(command.expect("is right"), expected);
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        for line in ["throng walk", "throng --port 1", "throng --set", "throng config --set a=1"] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! What an operator may set: plain data, its defaults, and where each value comes from.
+//!
+//! [`Config`] holds every setting as it is written, so it can be printed and compared; whoever
+//! needs a parsed form (ports, addresses, the key) asks the section for it. [`Config::load`] lays
+//! four layers over each other and refuses what it does not understand, and [`Config::validate`]
+//! checks one made by hand. A `Config` that passed either keeps all the ranges named here.
+//!
+//! Nothing here reads the environment, the machine or, [`Config::load`] apart, a file: what is
+//! needed is handed in. [`DEFAULT_TOML`] is the same defaults as a commented file; a test compares
+//! them.
+
+mod layers;
+mod problem;
+mod rules;
+#[cfg(test)]
+mod tests;
+mod units;
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+#[cfg(any(test, fuzzing))]
+pub use layers::check;
+pub use problem::{ConfigError, Place, Problem};
+pub use rules::MEMORY_BYTES_PER_WORKER_MIN;
+pub use units::{ByteSize, Span, UnitError};
+
+use crate::limits;
+
+/// Every key with its default and a comment, in TOML: what `throng config` prints.
+pub const DEFAULT_TOML: &str = include_str!("default.toml");
+
+/// Where UDP and HTTP listen by default: every address of both families, the customary port.
+const LISTEN_DEFAULT: [&str; 2] = ["0.0.0.0:6969", "[::]:6969"];
+
+/// Well-known services that a swarm must not be aimed at: a peer that claims such a port makes
+/// every client of the swarm connect to it.
+const DENY_PORTS_DEFAULT: [&str; 55] = [
+    "1", "7", "9", "13", "17", "19", "20-23", "25", "37", "53", "67-69", "79", "80", "109-111",
+    "113", "119", "123", "135", "137-139", "143", "161", "162", "179", "389", "443", "445", "465",
+    "512-515", "543", "544", "548", "554", "587", "631", "636", "853", "873", "993", "995", "1433",
+    "1521", "1723", "1900", "2049", "3306", "3389", "5060", "5061", "5353", "5432", "5900", "6379",
+    "9200", "11211", "27017",
+];
+
+/// Every setting of the program.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Worker threads. Default 0 = one per CPU this process may use; at most
+    /// [`limits::WORKERS_MAX`].
+    pub workers: usize,
+    /// Directory that keeps the connection id key. Default "": see [`Config::state_dir`].
+    pub state_dir: String,
+    /// The UDP tracker protocol.
+    pub udp: Udp,
+    /// The HTTP tracker protocol.
+    pub http: Http,
+    /// Health, metrics and statistics.
+    pub admin: Admin,
+    /// What peers are told, and which peers.
+    pub announce: Announce,
+    /// Who is in which swarm.
+    pub swarm: Swarm,
+    /// Which torrents are served.
+    pub access: Access,
+    /// Messages about the program itself.
+    pub log: Log,
+}
+
+/// `[udp]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Udp {
+    /// Where to listen. Default port 6969 of both families; empty = no UDP.
+    pub listen: Vec<SocketAddr>,
+    /// Receive buffer of each socket. Default 8MiB, 64KiB to 1GiB; the kernel caps it at
+    /// `net.core.rmem_max`.
+    pub receive_buffer: ByteSize,
+    /// Whether the kernel hands each announce to the core that owns its swarm. Default true.
+    pub steering: bool,
+    /// 32 hex digits, shared by nodes that accept each other's connection ids. Default "" = drawn
+    /// at the first start and kept in the state directory. Secret: never log it.
+    pub connection_id_key: String,
+    /// How long a connection id is valid. Default 128s, 128s to 2h; see
+    /// [`Udp::connection_id_epochs`].
+    pub connection_id_lifetime: Span,
+}
+
+/// `[http]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// Where to listen. Default port 6969 of both families; empty = no HTTP.
+    pub listen: Vec<SocketAddr>,
+    /// Connections open at once, over all workers. Default 0 = what the open-file limit allows.
+    pub max_connections: usize,
+    /// From the first byte of a request to the end of its head. Default 5s, 1s to 10m.
+    pub head_timeout: Span,
+    /// Between two requests. Default 30s, 1s to 10m.
+    pub idle_timeout: Span,
+    /// For a slow reader to take a response. Default 10s, 1s to 10m.
+    pub write_timeout: Span,
+    /// Hashes answered in one scrape. Default and maximum [`limits::HTTP_SCRAPE_HASHES_MAX`].
+    pub max_scrape_hashes: usize,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// Where to listen. Default "127.0.0.1:6970", "" = off. Loopback only: there is no
+    /// authentication. Parsed by [`Admin::listen_addr`].
+    pub listen: String,
+}
+
+/// `[announce]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Announce {
+    /// Time between two announces of a peer. Default 30m, 1m to 24h.
+    pub interval: Span,
+    /// How far a peer's interval may differ from that. Default 10, 0 to 50.
+    pub jitter_percent: u8,
+    /// Peers returned when the request does not say. Default 50, 1 to `num_want_max`.
+    pub num_want_default: u16,
+    /// Peers returned at the most. Default and maximum [`limits::NUM_WANT_MAX`].
+    pub num_want_max: u16,
+    /// Whether peers at unroutable addresses are given to askers of the same range only. Default
+    /// true.
+    pub isolate_private_networks: bool,
+    /// Ports, "22" or "135-139", of peers that are answered but not stored. Default: well-known
+    /// services. Parsed by [`Announce::denied_ports`].
+    pub deny_ports: Vec<String>,
+    /// Networks whose requests may name another address. Default none.
+    pub trust_ip_param_from: Vec<IpNet>,
+}
+
+/// `[swarm]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Swarm {
+    /// After how long without an announce a peer is forgotten. Default 50m, 2m to 7days, at least
+    /// 1.5 times [`Announce::interval_longest`].
+    pub peer_ttl: Span,
+    /// Peers of one swarm, both families together. Default 65,536, 1 to 1,000,000.
+    pub max_peers_per_swarm: u32,
+    /// Memory for swarms and peers, over all workers. Default 1GiB, 16MiB to 16TiB.
+    pub memory: ByteSize,
+    /// Whether each peer's peer_id is kept, at 20 bytes a peer. Default false.
+    pub keep_peer_ids: bool,
+}
+
+/// `[access]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Access {
+    /// How `list` is meant. Default [`Mode::Open`].
+    pub mode: Mode,
+    /// Path of the list of info_hashes. Required unless the mode is open. Default "".
+    pub list: String,
+    /// What a peer of a refused torrent hears. Default [`Refusal::Failure`].
+    pub refusal: Refusal,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// A level or a `tracing` filter. Default "info".
+    pub level: String,
+    /// How a message is rendered. Default [`Format::Human`].
+    pub format: Format,
+}
+
+/// How the list of info_hashes is meant.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Every torrent is served; there is no list.
+    #[default]
+    Open,
+    /// Only torrents in the list are served.
+    Allow,
+    /// Torrents in the list are refused.
+    Deny,
+}
+
+/// What a peer of a refused torrent hears.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Refusal {
+    /// An error.
+    #[default]
+    Failure,
+    /// Success without peers and an interval of a day, which quiets clients best.
+    Polite,
+}
+
+/// How a log message is rendered.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// A line to read.
+    #[default]
+    Human,
+    /// A JSON object on one line.
+    Json,
+}
+
+impl Config {
+    /// The directory that keeps state between starts, or `None` when nothing names one.
+    ///
+    /// The first of: `state_dir`, `$STATE_DIRECTORY` (set by systemd), `$XDG_STATE_HOME/throng`,
+    /// `$HOME/.local/state/throng`. `environment` is asked for the variables' values.
+    pub fn state_dir(&self, environment: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+        if !self.state_dir.is_empty() {
+            return Some(PathBuf::from(&self.state_dir));
+        }
+        // A relative path would depend on where the program was started; the XDG Base Directory
+        // Specification says to ignore one, and systemd never sets one.
+        let absolute = |path: &PathBuf| path.is_absolute();
+        // systemd separates several directories with colons; the first is ours.
+        let systemd = environment("STATE_DIRECTORY")
+            .and_then(|value| std::env::split_paths(&value).find(|path| path.is_absolute()));
+        let xdg = || environment("XDG_STATE_HOME").map(PathBuf::from).filter(absolute);
+        let home = || environment("HOME").map(PathBuf::from).filter(absolute);
+        systemd
+            .or_else(|| xdg().map(|path| path.join("throng")))
+            .or_else(|| home().map(|path| path.join(".local/state/throng")))
+    }
+}
+
+impl Udp {
+    /// The key of the connection ids, or `None` when it is to be drawn and kept.
+    pub fn connection_id_key_bytes(&self) -> Option<[u8; 16]> {
+        rules::parse_key(&self.connection_id_key)
+    }
+
+    /// In how many epochs of [`limits::CONNECTION_EPOCH_SECONDS`] an id is valid, that of its issue
+    /// included: the lifetime, rounded up.
+    pub fn connection_id_epochs(&self) -> u32 {
+        self.connection_id_lifetime.as_secs().div_ceil(limits::CONNECTION_EPOCH_SECONDS)
+    }
+}
+
+impl Admin {
+    /// Where to listen, or `None` when it is off.
+    pub fn listen_addr(&self) -> Option<SocketAddr> {
+        self.listen.parse().ok()
+    }
+}
+
+impl Announce {
+    /// The longest interval that a peer is given: jitter included, rounded up.
+    pub fn interval_longest(&self) -> Span {
+        let percent = 100 + u64::from(self.jitter_percent);
+        let secs = (u64::from(self.interval.as_secs()) * percent).div_ceil(100);
+        Span::from_secs(u32::try_from(secs).unwrap_or(u32::MAX))
+    }
+
+    /// The ports of `deny_ports`, in the order written. What validation would refuse is left out.
+    pub fn denied_ports(&self) -> Vec<RangeInclusive<u16>> {
+        self.deny_ports.iter().filter_map(|text| rules::parse_ports(text)).collect()
+    }
+}
+
+impl Default for Udp {
+    fn default() -> Self {
+        Self {
+            listen: listen_default(),
+            receive_buffer: ByteSize::from_mebibytes(8),
+            steering: true,
+            connection_id_key: String::new(),
+            connection_id_lifetime: Span::from_secs(2 * limits::CONNECTION_EPOCH_SECONDS),
+        }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            listen: listen_default(),
+            max_connections: 0,
+            head_timeout: Span::from_secs(limits::HTTP_HEAD_SECONDS),
+            idle_timeout: Span::from_secs(limits::HTTP_IDLE_SECONDS),
+            write_timeout: Span::from_secs(limits::HTTP_WRITE_SECONDS),
+            max_scrape_hashes: limits::HTTP_SCRAPE_HASHES_MAX,
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:6970".to_owned() }
+    }
+}
+
+impl Default for Announce {
+    fn default() -> Self {
+        Self {
+            interval: Span::from_secs(30 * 60),
+            jitter_percent: 10,
+            num_want_default: limits::NUM_WANT_DEFAULT,
+            num_want_max: limits::NUM_WANT_MAX,
+            isolate_private_networks: true,
+            deny_ports: DENY_PORTS_DEFAULT.map(str::to_owned).to_vec(),
+            trust_ip_param_from: Vec::new(),
+        }
+    }
+}
+
+impl Default for Swarm {
+    fn default() -> Self {
+        Self {
+            // A peer must survive half an interval of delay. 1.5 times the longest interval given,
+            // which is 30 minutes and 10 % of jitter, is 49 minutes and a half: 45 is too short.
+            peer_ttl: Span::from_secs(50 * 60),
+            max_peers_per_swarm: 65_536,
+            memory: ByteSize::from_mebibytes(1_024),
+            keep_peer_ids: false,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: Format::Human }
+    }
+}
+
+/// [`LISTEN_DEFAULT`], parsed.
+fn listen_default() -> Vec<SocketAddr> {
+    LISTEN_DEFAULT
+        .iter()
+        .map(|text| text.parse().expect("LISTEN_DEFAULT holds socket addresses"))
+        .collect()
+}
