@@ -1,10 +1,10 @@
 //! Chance as a value: a small seeded generator, handed in wherever a random choice is made.
 //!
-//! Not for secrets (keys come from the operating system, in the shell). The same seed gives the same
-//! choices for ever, so a failing test is a seed.
+//! Not for secrets (keys come from the operating system, in the shell). The same seed gives the
+//! same choices for ever, so a failing test is a seed.
 
-/// `SplitMix64` (Steele, Lea, Flood 2014): one addition and two multiplications a draw, and any seed
-/// is a good seed.
+/// `SplitMix64` (Steele, Lea, Flood 2014): one addition and two multiplications a draw, and any
+/// seed is a good seed.
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
 

@@ -1,8 +1,8 @@
 //! Time as a value.
 //!
 //! The core never reads a clock: whoever drives it hands in [`Seconds`]. They come from one
-//! monotonic clock (`CLOCK_BOOTTIME` in the program, a counter in tests), so wall clock steps change
-//! nothing.
+//! monotonic clock (`CLOCK_BOOTTIME` in the program, a counter in tests), so wall clock steps
+//! change nothing.
 
 /// Seconds on the process's monotonic clock.
 ///

@@ -1,7 +1,8 @@
 //! Which core owns an `info_hash`: the formula that the kernel runs too.
 //!
-//! A keyed, pairwise independent hash (vector multiply-shift, Dietzfelbinger 1996) of the ten 16-bit
-//! halfwords of the `info_hash`: `core = (top16(k0*h0 + ... + k9*h9 + k10 mod 2^32) * cores) >> 16`.
+//! A keyed, pairwise independent hash (vector multiply-shift, Dietzfelbinger 1996) of the ten
+//! 16-bit halfwords of the `info_hash`:
+//! `core = (top16(k0*h0 + ... + k9*h9 + k10 mod 2^32) * cores) >> 16`.
 //! Halfwords, because multiply-shift needs keys as wide as input plus output: with 32-bit words and
 //! 32-bit keys, hashes whose words differ only in their top bits would fall on two cores whatever
 //! the keys. The keys are drawn at start, so nobody outside can aim at one core.

@@ -126,8 +126,8 @@ impl Endpoint {
 
 /// Who can reach an address: everybody, or only hosts inside the same range.
 ///
-/// A peer outside [`Scope::PUBLIC`] is returned only to askers of the very same scope. The number is
-/// opaque: equal numbers mean the same range of the tables below.
+/// A peer outside [`Scope::PUBLIC`] is returned only to askers of the very same scope. The number
+/// is opaque: equal numbers mean the same range of the tables below.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Scope(u8);
 
@@ -219,16 +219,41 @@ mod tests {
     #[test]
     fn scopes_follow_the_ranges_to_their_edges() {
         for public in [
-            "1.1.1.1", "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0", "172.15.0.1",
-            "172.32.0.0", "192.167.255.255", "192.169.0.0", "223.255.255.255", "2606:4700::1111",
-            "fbff::1", "2001:db7::1",
+            "1.1.1.1",
+            "9.255.255.255",
+            "11.0.0.0",
+            "100.63.255.255",
+            "100.128.0.0",
+            "172.15.0.1",
+            "172.32.0.0",
+            "192.167.255.255",
+            "192.169.0.0",
+            "223.255.255.255",
+            "2606:4700::1111",
+            "fbff::1",
+            "2001:db7::1",
         ] {
             assert_eq!(scope(public), Scope::PUBLIC, "{public}");
         }
         for scoped in [
-            "0.1.2.3", "10.0.0.1", "100.64.0.0", "127.0.0.1", "169.254.1.1", "172.31.255.255",
-            "192.0.2.9", "192.168.1.1", "224.0.0.1", "255.255.255.255", "::", "::1", "fc00::1",
-            "fdff::1", "fe80::1", "febf::1", "ff02::1", "2001:db8::1",
+            "0.1.2.3",
+            "10.0.0.1",
+            "100.64.0.0",
+            "127.0.0.1",
+            "169.254.1.1",
+            "172.31.255.255",
+            "192.0.2.9",
+            "192.168.1.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fc00::1",
+            "fdff::1",
+            "fe80::1",
+            "febf::1",
+            "ff02::1",
+            "2001:db8::1",
         ] {
             assert_ne!(scope(scoped), Scope::PUBLIC, "{scoped}");
         }

@@ -51,7 +51,7 @@ pub enum Event {
     None = 0,
     /// The download has just finished.
     Completed = 1,
-    /// The first announce of a session.
+    /// The peer's first announce since it began.
     Started = 2,
     /// The peer leaves.
     Stopped = 3,
