@@ -110,8 +110,8 @@ class Children:
     def __exit__(self, kind, _failure, _trace):
         signal.alarm(0)
         if kind is not None:
-            for child in self.started:
-                print(child.tail(), file=sys.stderr)
+            for tail in filter(None, [child.tail() for child in self.started]):
+                print(tail, file=sys.stderr)
         for child in reversed(self.started):
             child.kill()
 
