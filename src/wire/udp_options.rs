@@ -22,8 +22,8 @@ pub const fn url_data(options: &[u8]) -> UrlData<'_> {
     UrlData { rest: options }
 }
 
-/// Iterator over the pieces: ends at the end option, at an option that BEP 41 does not have, and at a
-/// length that runs past the datagram.
+/// Iterator over the pieces: ends at the end option, at an option that BEP 41 does not have, and at
+/// a length that runs past the datagram.
 #[derive(Clone, Copy, Debug)]
 pub struct UrlData<'a> {
     rest: &'a [u8],
@@ -63,7 +63,10 @@ pub fn write_url_data(out: &mut Vec<u8>, path: &[u8]) {
     }
 }
 
-/// Reads `bytes` as options in two ways; panics at the first difference.
+/// Reads `bytes` as options in two ways.
+///
+/// # Panics
+/// At the first difference.
 #[cfg(any(test, fuzzing))]
 pub fn check(bytes: &[u8]) {
     let mut expected: Vec<&[u8]> = Vec::new();

@@ -2,8 +2,10 @@
 
 use super::*;
 
-/// Reads `bytes` as a request and as a reply in two ways, and writes back what was read; panics at
-/// the first difference.
+/// Reads `bytes` as a request and as a reply in two ways, and writes back what was read.
+///
+/// # Panics
+/// At the first difference.
 pub fn check(bytes: &[u8]) {
     check_request(bytes);
     check_reply(bytes);

@@ -244,7 +244,8 @@ fn arbitrary_announce() -> impl Strategy<Value = Announce> {
 proptest! {
     #[test]
     fn an_announce_reads_back_as_written(
-        announce in arbitrary_announce(), ids: ([u8; 8], [u8; 4]), options in vec(any::<u8>(), 0..64),
+        announce in arbitrary_announce(), ids: ([u8; 8], [u8; 4]),
+        options in vec(any::<u8>(), 0..64),
     ) {
         let (connection_id, transaction_id) = (ConnectionId(ids.0), TransactionId(ids.1));
         let mut bytes = vec![0; ANNOUNCE_BYTES];
