@@ -1,0 +1,93 @@
+//! Responses: one status line, the few fields that clients read, a body of known length.
+//!
+//! No byte of a request ever reaches a response's head, and none of it is formatted: fixed text and
+//! one number.
+
+use crate::wire::bencode::write_decimal;
+
+/// Bytes of the longest head of a response, for reserving once.
+const RESPONSE_HEAD_BYTES_MAX: usize = 256;
+
+/// The status codes that a tracker needs. What BEP 3 calls a failure is an [`Status::Ok`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Status {
+    /// 200: an answer, be it a failure reason.
+    Ok,
+    /// 400: no request that we can read.
+    BadRequest,
+    /// 404: neither an announce nor a scrape.
+    NotFound,
+    /// 405: neither GET nor HEAD.
+    MethodNotAllowed,
+    /// 431: a head beyond the bounds.
+    HeadTooLarge,
+    /// 503: not now.
+    ServiceUnavailable,
+}
+
+impl Status {
+    /// Every variant, in declaration order.
+    pub const ALL: [Self; 6] = [
+        Self::Ok,
+        Self::BadRequest,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::HeadTooLarge,
+        Self::ServiceUnavailable,
+    ];
+
+    /// The number.
+    #[must_use]
+    pub const fn code(self) -> u16 {
+        match self {
+            Self::Ok => 200,
+            Self::BadRequest => 400,
+            Self::NotFound => 404,
+            Self::MethodNotAllowed => 405,
+            Self::HeadTooLarge => 431,
+            Self::ServiceUnavailable => 503,
+        }
+    }
+
+    /// The words (RFC 9110, RFC 6585).
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Ok => "OK",
+            Self::BadRequest => "Bad Request",
+            Self::NotFound => "Not Found",
+            Self::MethodNotAllowed => "Method Not Allowed",
+            Self::HeadTooLarge => "Request Header Fields Too Large",
+            Self::ServiceUnavailable => "Service Unavailable",
+        }
+    }
+}
+
+/// Appends a response. `keep_alive` is said outright, for HTTP/1.0; `head_only` answers HEAD: the
+/// head that GET would have got, `Content-Length` included, and no body.
+pub fn write_response(
+    out: &mut Vec<u8>,
+    status: Status,
+    body: &[u8],
+    keep_alive: bool,
+    head_only: bool,
+) {
+    out.reserve(RESPONSE_HEAD_BYTES_MAX + body.len());
+    out.extend_from_slice(b"HTTP/1.1 ");
+    write_decimal(out, status.code().into());
+    out.push(b' ');
+    out.extend_from_slice(status.reason().as_bytes());
+    out.extend_from_slice(b"\r\nContent-Type: text/plain\r\nContent-Length: ");
+    write_decimal(out, body.len() as u64);
+    if status == Status::MethodNotAllowed {
+        out.extend_from_slice(b"\r\nAllow: GET, HEAD");
+    }
+    out.extend_from_slice(if keep_alive {
+        b"\r\nConnection: keep-alive\r\n\r\n".as_slice()
+    } else {
+        b"\r\nConnection: close\r\n\r\n"
+    });
+    if !head_only {
+        out.extend_from_slice(body);
+    }
+}
