@@ -14,6 +14,7 @@ pub mod message;
 pub mod outcome;
 pub mod owner;
 pub mod policy;
+pub mod published;
 mod scrape;
 #[cfg(test)]
 mod tests;

@@ -1,1 +1,550 @@
-//! (being written)
+//! Our own io_uring: everything the kernel does for a worker's sockets goes through here.
+//!
+//! One ring, owned by one thread (SINGLE_ISSUER, DEFER_TASKRUN: completions appear only when that
+//! thread enters the kernel with GETEVENTS, so there is one [`Ring::enter`] in every turn of the
+//! loop). All memory that the kernel may touch belongs to [`Ring`] and outlives every request: its
+//! `Drop` cancels what is in flight and waits for it, and rather leaks memory than frees it early.
+//!
+//! ```text
+//! user_data   63..56  operation      55..0  whom it is for (a listener, a slot, a connection)
+//! ```
+
+#![expect(unsafe_code, reason = "the kernel reads and writes our memory; this is where")]
+
+mod pool;
+pub mod probe;
+mod replies;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use io_uring::types::{CancelBuilder, Fd, RecvMsgOut, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+use self::pool::Pool;
+pub use self::replies::Replies;
+use crate::limits::{DATAGRAM_BYTES_MAX, HTTP_HEAD_BYTES_MAX};
+
+/// The bits of `user_data` that say for whom a request is.
+const WHOM_BITS: u32 = 56;
+/// `IORING_ENTER_GETEVENTS`: run deferred work and flush an overflown completion queue.
+const ENTER_GETEVENTS: u32 = 1;
+/// `IORING_RECVSEND_POLL_FIRST`: nothing can have arrived yet, so do not try before waiting.
+const POLL_FIRST: u16 = 1;
+/// Turns that `Drop` waits for requests in flight before it leaks their memory instead.
+const DRAIN_TURNS: u32 = 200;
+/// Room for the sender's address in a received datagram's buffer.
+const NAME_BYTES: usize = size_of::<libc::sockaddr_in6>();
+/// Bytes before name and payload in a received datagram's buffer (`struct io_uring_recvmsg_out`).
+const RECEIVED_HEAD_BYTES: usize = 16;
+/// Bytes of a datagram's buffer.
+const DATAGRAM_BUFFER_BYTES: usize = 2_048;
+/// Bytes of a stream's buffer: a request head is a few hundred bytes, two reads make the longest.
+const STREAM_BUFFER_BYTES: usize = 4_096;
+
+const _: () = assert!(RECEIVED_HEAD_BYTES + NAME_BYTES + DATAGRAM_BYTES_MAX < DATAGRAM_BUFFER_BYTES);
+const _: () = assert!(2 * STREAM_BUFFER_BYTES >= HTTP_HEAD_BYTES_MAX);
+
+/// How large the parts of a ring are. Powers of two.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Entries of the submission queue.
+    pub submissions: u32,
+    /// Entries of the completion queue.
+    pub completions: u32,
+    /// Buffers for received datagrams.
+    pub datagrams: u16,
+    /// Buffers for bytes received from connections.
+    pub streams: u16,
+    /// Datagrams that may be on their way out at once.
+    pub replies: u16,
+}
+
+impl Sizes {
+    /// What a worker uses.
+    pub const WORKER: Self =
+        Self { submissions: 1_024, completions: 8_192, datagrams: 1_024, streams: 256, replies: 512 };
+}
+
+/// Names a connection in completions: 56 bits that its owner chooses.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Token(u64);
+
+impl Token {
+    /// A slot and a generation, so that a late completion cannot be taken for the next user's.
+    #[must_use]
+    pub fn new(slot: u32, generation: u32) -> Self {
+        Self(u64::from(generation & 0x00FF_FFFF) << 32 | u64::from(slot))
+    }
+
+    /// The slot.
+    #[must_use]
+    pub fn slot(self) -> usize {
+        usize::try_from(self.0 & u64::from(u32::MAX)).expect("32 bits")
+    }
+
+    /// As a number.
+    #[must_use]
+    pub const fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// From a number that [`Token::to_bits`] made.
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits & ((1 << WHOM_BITS) - 1))
+    }
+}
+
+/// What a completion is about.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Operation {
+    /// A datagram came in by this listener.
+    Datagram(u8),
+    /// The datagram in this slot has been sent.
+    Reply(u16),
+    /// A connection was accepted by this listener; `result` is its descriptor.
+    Accept(u8),
+    /// Bytes came in on this connection.
+    Read(Token),
+    /// Bytes went out on this connection.
+    Write(Token),
+    /// The timer has run out.
+    Timer,
+    /// Something was cancelled.
+    Cancel,
+}
+
+impl Operation {
+    fn to_user_data(self) -> u64 {
+        let (operation, whom) = match self {
+            Self::Datagram(listener) => (0, u64::from(listener)),
+            Self::Reply(slot) => (1, u64::from(slot)),
+            Self::Accept(listener) => (2, u64::from(listener)),
+            Self::Read(token) => (3, token.0),
+            Self::Write(token) => (4, token.0),
+            Self::Timer => (5, 0),
+            Self::Cancel => (6, 0),
+        };
+        operation << WHOM_BITS | whom
+    }
+
+    fn from_user_data(user_data: u64) -> Self {
+        let [_, _, _, _, _, _, high, low] = user_data.to_be_bytes();
+        match user_data >> WHOM_BITS {
+            0 => Self::Datagram(low),
+            1 => Self::Reply(u16::from_be_bytes([high, low])),
+            2 => Self::Accept(low),
+            3 => Self::Read(Token::from_bits(user_data)),
+            4 => Self::Write(Token::from_bits(user_data)),
+            5 => Self::Timer,
+            6 => Self::Cancel,
+            _ => unreachable!("user_data comes back as it was given"),
+        }
+    }
+}
+
+/// Something that the kernel has done.
+#[derive(Clone, Copy, Debug)]
+pub struct Completion {
+    /// What it is about.
+    pub operation: Operation,
+    /// Bytes, a descriptor, or a negated errno.
+    result: i32,
+    flags: u32,
+}
+
+impl Completion {
+    /// The result, or what went wrong.
+    ///
+    /// # Errors
+    /// The errno that the kernel answered.
+    pub fn result(&self) -> io::Result<u32> {
+        u32::try_from(self.result).map_err(|_| io::Error::from_raw_os_error(-self.result))
+    }
+
+    /// The connection of a completed accept.
+    ///
+    /// # Errors
+    /// Why none could be accepted. The caller calls this once for a completion.
+    pub fn accepted(&self) -> io::Result<OwnedFd> {
+        assert!(matches!(self.operation, Operation::Accept(_)));
+        let descriptor = self.result()?;
+        let descriptor = RawFd::try_from(descriptor).expect("it was an i32 before");
+        // SAFETY: the kernel made this descriptor for this completion, and nobody else has it.
+        Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+    }
+
+    /// Whether the request goes on by itself. A multishot request that does not must be armed again.
+    #[must_use]
+    pub fn goes_on(&self) -> bool {
+        cqueue::more(self.flags)
+    }
+
+    /// The buffer that holds what was received.
+    fn buffer(&self) -> Option<u16> {
+        cqueue::buffer_select(self.flags)
+    }
+}
+
+/// A datagram in a receive buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Received<'a> {
+    /// Who sent it.
+    pub source: SocketAddr,
+    /// What is there of it.
+    pub bytes: &'a [u8],
+    /// Whether that is not all.
+    pub truncated: bool,
+}
+
+/// The queues of a ring, and how much of what was put into them is still under way.
+struct Kernel {
+    uring: IoUring,
+    /// Requests that did not fit into the submission queue, in order.
+    backlog: Vec<squeue::Entry>,
+    /// Requests given to the kernel, or waiting in the queue, whose last completion has not come.
+    in_flight: usize,
+}
+
+impl Kernel {
+    /// Queues a request. It always succeeds: what does not fit waits for the next turn.
+    ///
+    /// The callers keep the duties of `SubmissionQueue::push`: memory that `entry` names belongs to
+    /// the same [`Ring`] and stays untouched until the completion.
+    fn push(&mut self, entry: squeue::Entry) {
+        self.in_flight += 1;
+        if !self.backlog.is_empty() || !self.try_push(&entry) {
+            self.backlog.push(entry);
+        }
+    }
+
+    fn try_push(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: every memory that an entry of this module names lies in a field of `Ring`, which
+        // waits in `drop` until `in_flight` is 0, or leaks.
+        unsafe { self.uring.submission().push(entry) }.is_ok()
+    }
+
+    /// Hands queued requests to the kernel and lets it run deferred work; never waits.
+    fn enter(&mut self) -> io::Result<()> {
+        loop {
+            let queued = self.uring.submission().len();
+            let queued = u32::try_from(queued).expect("a queue length is 32 bits");
+            // SAFETY: no argument is passed, so there is none to be valid; the flags are known ones.
+            let entered = unsafe {
+                self.uring.submitter().enter::<()>(queued, 0, ENTER_GETEVENTS, None)
+            };
+            outcome_of_enter(entered)?;
+            if self.backlog.is_empty() {
+                return Ok(());
+            }
+            let mut moved = 0;
+            while moved < self.backlog.len() && self.try_push(&self.backlog[moved].clone()) {
+                moved += 1;
+            }
+            self.backlog.drain(..moved);
+            if moved == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    fn completions(&mut self, into: &mut Vec<Completion>) {
+        for entry in self.uring.completion() {
+            let completion = Completion {
+                operation: Operation::from_user_data(entry.user_data()),
+                result: entry.result(),
+                flags: entry.flags(),
+            };
+            self.in_flight -= usize::from(!completion.goes_on());
+            into.push(completion);
+        }
+    }
+}
+
+/// What an enter came to: some errors mean no more than "later".
+fn outcome_of_enter(entered: io::Result<usize>) -> io::Result<()> {
+    match entered {
+        Ok(_) => Ok(()),
+        // A signal; too little memory for the moment; completions that must be reaped first.
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ETIME)
+            ) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A ring and all the memory that the kernel may touch for it.
+pub struct Ring {
+    // Dropped first: closing the ring is what ends the kernel's interest in the rest.
+    kernel: Kernel,
+    datagrams: Pool,
+    streams: Pool,
+    replies: Replies,
+    /// Buffers on their way out, by their connection's slot.
+    writes: Vec<Option<Vec<u8>>>,
+    /// The shape of a received datagram; the kernel reads it while a receive is armed.
+    shape: Box<libc::msghdr>,
+    /// How long the timer runs; the kernel reads it when the request is submitted.
+    timer: Box<Timespec>,
+}
+
+impl Ring {
+    /// Sets up a ring for the calling thread, the only one that may use it.
+    ///
+    /// # Errors
+    /// Whatever the kernel says: io_uring may be denied, too old, or memory short.
+    pub fn new(sizes: &Sizes) -> io::Result<Self> {
+        let uring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_submit_all()
+            .setup_cqsize(sizes.completions)
+            .dontfork()
+            .build(sizes.submissions)?;
+        let datagrams = Pool::new(&uring, 0, sizes.datagrams, DATAGRAM_BUFFER_BYTES)?;
+        let streams = Pool::new(&uring, 1, sizes.streams, STREAM_BUFFER_BYTES)?;
+        // SAFETY: all-zero bytes are a valid msghdr: null pointers and zero lengths.
+        let mut shape: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
+        shape.msg_namelen = u32::try_from(NAME_BYTES).expect("28");
+        Ok(Self {
+            kernel: Kernel { uring, backlog: Vec::new(), in_flight: 0 },
+            datagrams,
+            streams,
+            replies: Replies::new(sizes.replies),
+            writes: Vec::new(),
+            shape,
+            timer: Box::new(Timespec::new()),
+        })
+    }
+
+    /// Lets the kernel write to `eventfd` when there is something to reap.
+    ///
+    /// # Errors
+    /// If the descriptor is no eventfd, or one is registered already.
+    pub fn register_eventfd(&self, eventfd: BorrowedFd<'_>) -> io::Result<()> {
+        self.kernel.uring.submitter().register_eventfd(eventfd.as_raw_fd())
+    }
+
+    /// Switches the eventfd on before a sleep, and off while the loop turns anyway.
+    ///
+    /// After switching it on, one more turn must look for what came before.
+    pub fn notify(&mut self, on: bool) {
+        let completion = self.kernel.uring.completion();
+        if on { completion.enable_eventfd() } else { completion.disable_eventfd() }
+    }
+
+    /// Receives datagrams until that ends (see [`Completion::goes_on`]).
+    pub fn receive_datagrams(&mut self, socket: BorrowedFd<'_>, listener: u8) {
+        let shape: *const libc::msghdr = &raw const *self.shape;
+        let entry = opcode::RecvMsgMulti::new(Fd(socket.as_raw_fd()), shape, self.datagrams.group())
+            .build()
+            .user_data(Operation::Datagram(listener).to_user_data());
+        self.kernel.push(entry);
+    }
+
+    /// Accepts connections until that ends.
+    pub fn accept(&mut self, socket: BorrowedFd<'_>, listener: u8) {
+        let entry = opcode::AcceptMulti::new(Fd(socket.as_raw_fd()))
+            .flags(libc::SOCK_CLOEXEC)
+            .build()
+            .user_data(Operation::Accept(listener).to_user_data());
+        self.kernel.push(entry);
+    }
+
+    /// Reads once from a connection, whose descriptor stays open until the completion.
+    /// `later` tells that nothing can have come yet.
+    pub fn read(&mut self, connection: RawFd, token: Token, later: bool) {
+        let len = u32::try_from(STREAM_BUFFER_BYTES).expect("a few KiB");
+        let entry = opcode::Recv::new(Fd(connection), std::ptr::null_mut(), len)
+            .buf_group(self.streams.group())
+            .ioprio(if later { POLL_FIRST } else { 0 })
+            .build()
+            .flags(squeue::Flags::BUFFER_SELECT)
+            .user_data(Operation::Read(token).to_user_data());
+        self.kernel.push(entry);
+    }
+
+    /// Writes `bytes[from..]` to a connection, whose descriptor stays open until the completion.
+    pub fn write(&mut self, connection: RawFd, token: Token, bytes: Vec<u8>, from: usize) {
+        let rest = &bytes[from..];
+        let len = u32::try_from(rest.len()).expect("responses are bounded far below 4 GiB");
+        // The heap block of a vector does not move when the vector does.
+        let entry = opcode::Send::new(Fd(connection), rest.as_ptr(), len)
+            .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
+            .build()
+            .user_data(Operation::Write(token).to_user_data());
+        if self.writes.len() <= token.slot() {
+            self.writes.resize_with(token.slot() + 1, || None);
+        }
+        let before = self.writes[token.slot()].replace(bytes);
+        assert!(before.is_none(), "one write of a connection at a time");
+        self.kernel.push(entry);
+    }
+
+    /// The buffer of a completed write.
+    pub fn take_written(&mut self, token: Token) -> Vec<u8> {
+        self.writes[token.slot()].take().expect("a write completes once")
+    }
+
+    /// Gives back the buffer of a completion whose bytes have been used.
+    pub fn recycle(&mut self, completion: &Completion) {
+        let Some(buffer) = completion.buffer() else { return };
+        match completion.operation {
+            Operation::Datagram(_) => self.datagrams.recycle(buffer),
+            Operation::Read(_) => self.streams.recycle(buffer),
+            _ => unreachable!("only receives take buffers"),
+        }
+    }
+
+    /// Starts the timer, once.
+    pub fn start_timer(&mut self, after: Duration) {
+        *self.timer = Timespec::from(after);
+        let entry = opcode::Timeout::new(&raw const *self.timer)
+            .build()
+            .user_data(Operation::Timer.to_user_data());
+        self.kernel.push(entry);
+    }
+
+    /// Cancels the accepts and receives of one descriptor.
+    pub fn cancel(&mut self, socket: BorrowedFd<'_>) {
+        let builder = CancelBuilder::fd(Fd(socket.as_raw_fd())).all();
+        let entry = opcode::AsyncCancel2::new(builder)
+            .build()
+            .user_data(Operation::Cancel.to_user_data());
+        self.kernel.push(entry);
+    }
+
+    /// What was received, and what is needed to answer datagrams, apart.
+    pub fn split(&mut self) -> (Inbox<'_>, Outbox<'_>) {
+        (
+            Inbox { datagrams: &self.datagrams, streams: &self.streams, shape: &self.shape },
+            Outbox { kernel: &mut self.kernel, replies: &mut self.replies },
+        )
+    }
+
+    /// Hands queued requests to the kernel and collects what has completed; never waits.
+    ///
+    /// Returns whether the completion queue was overflown (nothing is lost then, but slow).
+    ///
+    /// # Errors
+    /// If the kernel refuses for a reason that waiting does not mend.
+    pub fn enter(&mut self, into: &mut Vec<Completion>) -> io::Result<bool> {
+        let overflown = self.kernel.uring.submission().cq_overflow();
+        self.kernel.enter()?;
+        self.kernel.completions(into);
+        Ok(overflown)
+    }
+
+    /// Makes the slot of a sent datagram free again.
+    pub fn reply_sent(&mut self, slot: u16) {
+        self.replies.release(slot);
+    }
+
+    /// Requests under way.
+    #[must_use]
+    pub const fn in_flight(&self) -> usize {
+        self.kernel.in_flight
+    }
+}
+
+/// What was received in a turn.
+pub struct Inbox<'a> {
+    datagrams: &'a Pool,
+    streams: &'a Pool,
+    shape: &'a libc::msghdr,
+}
+
+impl<'a> Inbox<'a> {
+    /// The datagram of a completion, if one came.
+    #[must_use]
+    pub fn datagram(&self, completion: &Completion) -> Option<Received<'a>> {
+        let buffer = self.datagrams.bytes(completion.buffer()?);
+        let len = usize::try_from(completion.result).ok()?.min(buffer.len());
+        let message = RecvMsgOut::parse(&buffer[..len], self.shape).ok()?;
+        Some(Received {
+            source: read_name(message.name_data())?,
+            bytes: message.payload_data(),
+            truncated: message.is_payload_truncated(),
+        })
+    }
+
+    /// The bytes of a completed read; empty at the end of the stream.
+    #[must_use]
+    pub fn read_bytes(&self, completion: &Completion) -> &'a [u8] {
+        let len = usize::try_from(completion.result).unwrap_or(0);
+        completion.buffer().map_or(&[], |buffer| &self.streams.bytes(buffer)[..len])
+    }
+}
+
+/// Where datagrams go out.
+pub struct Outbox<'a> {
+    kernel: &'a mut Kernel,
+    replies: &'a mut Replies,
+}
+
+impl Outbox<'_> {
+    /// A buffer for one datagram; `None` while all are in flight.
+    pub fn buffer(&mut self) -> Option<&mut [u8; crate::limits::UDP_REPLY_BYTES_MAX]> {
+        self.replies.buffer()
+    }
+
+    /// Sends the first `len` bytes of the buffer handed out last.
+    pub fn send(&mut self, socket: BorrowedFd<'_>, target: SocketAddr, len: usize) {
+        let entry = self.replies.take(socket.as_raw_fd(), target, len);
+        self.kernel.push(entry);
+    }
+}
+
+/// The sender's address as the kernel writes it: a `sockaddr_in` or a `sockaddr_in6`.
+fn read_name(name: &[u8]) -> Option<SocketAddr> {
+    match name.len() {
+        len if len == size_of::<libc::sockaddr_in>() => {
+            let port = u16::from_be_bytes([name[2], name[3]]);
+            let ip: [u8; 4] = std::array::from_fn(|i| name[4 + i]);
+            Some(SocketAddr::from((ip, port)))
+        }
+        len if len == NAME_BYTES => {
+            // SAFETY: exactly as long as the structure (above), of which any bytes are valid.
+            let name = unsafe { name.as_ptr().cast::<libc::sockaddr_in6>().read_unaligned() };
+            let (ip, port) = (name.sin6_addr.s6_addr.into(), u16::from_be(name.sin6_port));
+            // A link-local peer is answered through the interface it wrote from.
+            Some(std::net::SocketAddrV6::new(ip, port, 0, name.sin6_scope_id).into())
+        }
+        _ => None,
+    }
+}
+
+impl Drop for Ring {
+    /// Cancels everything and waits for it, since the kernel may still write into our buffers.
+    fn drop(&mut self) {
+        let cancel = opcode::AsyncCancel2::new(CancelBuilder::any().all())
+            .build()
+            .user_data(Operation::Cancel.to_user_data());
+        self.kernel.push(cancel);
+        let mut completions = Vec::new();
+        for _ in 0..DRAIN_TURNS {
+            if self.kernel.in_flight == 0 || self.enter(&mut completions).is_err() {
+                break;
+            }
+            completions.clear();
+            std::thread::yield_now();
+        }
+        if self.kernel.in_flight > 0 {
+            self.datagrams.leak();
+            self.streams.leak();
+            self.replies.leak();
+            std::mem::forget(std::mem::take(&mut self.writes));
+            std::mem::forget(std::mem::replace(&mut self.shape, Box::new(*self.shape)));
+        }
+    }
+}
