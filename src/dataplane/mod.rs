@@ -1,6 +1,10 @@
 //! One core's I/O. Moves bytes, decides nothing.
 
+pub mod http;
 pub mod mailbox;
+pub mod probe;
 pub mod ring;
+mod sleep;
 pub mod socket;
 pub mod steering;
+pub mod worker;

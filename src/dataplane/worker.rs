@@ -1,1 +1,557 @@
-//! (being written)
+//! One core's loop: receive a batch, handle it, send it, tick.
+//!
+//! A worker owns a ring, its sockets and a [`Tracker`]; nothing of it is shared. Each turn enters the
+//! kernel once, which submits what the turn before queued and brings what has completed. A worker
+//! with nothing to do sleeps in its glommio executor until its eventfd is written: by the kernel for
+//! the ring, or by another core for a mailbox.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::net::SocketFlags;
+
+use super::http::{Connections, Limits};
+use super::mailbox::{Doorbell, Post};
+use super::ring::{Completion, Operation, Outbox, Ring, Sizes, Token};
+use super::sleep::Sleeper;
+use crate::limits::{BATCH_MAX, UDP_REPLY_BYTES_MAX};
+use crate::time::Seconds;
+use crate::tracker::access::Access;
+use crate::tracker::http::Connection;
+use crate::tracker::owner::CoreId;
+use crate::tracker::published::Published;
+use crate::tracker::{Datagram, Effects, MailboxFull, Setup, Tracker};
+
+/// How often an idle worker looks at the time.
+const TIMER: Duration = Duration::from_millis(250);
+/// Turns without anything to do before a worker sleeps.
+const IDLE_TURNS: u32 = 4;
+/// Messages taken from the mailboxes in one turn; the rest waits for the next.
+const MESSAGES_MAX: usize = 256;
+/// Connections refused at once while descriptors are short.
+const REFUSE_MAX: usize = 64;
+/// Seconds between two log lines about the same trouble.
+const LOG_SECONDS: u32 = 60;
+/// Turns for answers to leave after the order to stop.
+const GOODBYE_TURNS: u32 = 8;
+
+/// What the control plane wants of a worker, looked at on every timer.
+#[derive(Debug)]
+pub struct Orders {
+    doorbell: Arc<Doorbell>,
+    stop: AtomicBool,
+    access_changed: AtomicBool,
+    access: std::sync::Mutex<Access>,
+}
+
+impl Orders {
+    /// No order yet; `doorbell` is the worker's own.
+    #[must_use]
+    pub fn new(doorbell: Arc<Doorbell>) -> Self {
+        Self {
+            doorbell,
+            stop: AtomicBool::new(false),
+            access_changed: AtomicBool::new(false),
+            access: std::sync::Mutex::default(),
+        }
+    }
+
+    /// The worker ends its loop in order.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.doorbell.ring_always();
+    }
+
+    /// The worker uses another access list.
+    ///
+    /// # Panics
+    /// If a worker panicked while it took the last one, which ends the process anyway.
+    pub fn set_access(&self, access: Access) {
+        *self.access.lock().expect("no holder panics") = access;
+        self.access_changed.store(true, Ordering::Release);
+        self.doorbell.ring_always();
+    }
+
+    fn new_access(&self) -> Option<Access> {
+        // One load on most turns; the lock only after an operator changed something.
+        if !self.access_changed.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.access_changed.store(false, Ordering::Relaxed);
+        Some(self.access.lock().expect("no holder panics").clone())
+    }
+}
+
+/// What makes a worker.
+pub struct Parts {
+    /// What makes its tracker.
+    pub setup: Setup,
+    /// Its socket for each UDP listener.
+    pub udp: Vec<UdpSocket>,
+    /// Its socket for each HTTP listener.
+    pub http: Vec<TcpListener>,
+    /// The bounds of its connections.
+    pub http_limits: Limits,
+    /// Its mailboxes.
+    pub post: Post,
+    /// Where it publishes its counters.
+    pub published: Arc<Published>,
+    /// What it is told to do.
+    pub orders: Arc<Orders>,
+    /// Seconds of `CLOCK_BOOTTIME` at the start of the process.
+    pub started: u64,
+    /// The sizes of its ring.
+    pub sizes: Sizes,
+}
+
+/// One core at work.
+pub struct Worker {
+    // Before the sockets: the kernel lets go of them when the ring is gone.
+    ring: Ring,
+    tracker: Tracker,
+    connections: Connections,
+    udp: Vec<UdpSocket>,
+    http: Vec<Listener>,
+    post: Post,
+    published: Arc<Published>,
+    orders: Arc<Orders>,
+    started: u64,
+    now: Seconds,
+    /// When time-dependent work was last done.
+    ticked: Seconds,
+    completions: Vec<Completion>,
+    /// Completions of this turn that brought a datagram.
+    received: Vec<Completion>,
+    /// UDP listeners whose receive ended and must be armed again.
+    unarmed: Vec<u8>,
+    /// HTTP answers that came from other cores.
+    answers: Answers,
+    message: Vec<u8>,
+    /// A descriptor that is given up to refuse a connection when there is no other.
+    spare: Option<OwnedFd>,
+    logged: Option<Seconds>,
+}
+
+/// An HTTP listener.
+struct Listener {
+    socket: TcpListener,
+    /// Whether the ring accepts from it; it does not while descriptors are short.
+    armed: bool,
+}
+
+/// HTTP answers on their way from the tracker to their connections.
+#[derive(Default)]
+struct Answers {
+    ready: Vec<(Token, Vec<u8>)>,
+    spare: Vec<Vec<u8>>,
+}
+
+impl Worker {
+    /// Sets the ring up on the calling thread, which must be the worker's own.
+    ///
+    /// # Errors
+    /// If the kernel refuses the ring.
+    pub fn new(parts: Parts) -> io::Result<Self> {
+        let ring = Ring::new(&parts.sizes)?;
+        ring.register_eventfd(parts.post.doorbell().as_fd())?;
+        let mut worker = Self {
+            ring,
+            tracker: Tracker::new(parts.setup),
+            connections: Connections::new(parts.http_limits),
+            unarmed: (0..parts.udp.len()).filter_map(|index| u8::try_from(index).ok()).collect(),
+            udp: parts.udp,
+            http: parts.http.into_iter().map(|socket| Listener { socket, armed: false }).collect(),
+            post: parts.post,
+            published: parts.published,
+            orders: parts.orders,
+            started: parts.started,
+            now: Seconds(0),
+            ticked: Seconds(0),
+            completions: Vec::new(),
+            received: Vec::new(),
+            answers: Answers::default(),
+            message: Vec::new(),
+            spare: open_spare(),
+            logged: None,
+        };
+        worker.ring.notify(false);
+        worker.ring.start_timer(TIMER);
+        worker.arm_accepts();
+        Ok(worker)
+    }
+
+    /// Serves until ordered to stop. Runs as a task of the worker's own executor.
+    ///
+    /// # Errors
+    /// If the kernel refuses to be entered, for a reason that waiting does not mend.
+    pub async fn serve(mut self) -> io::Result<()> {
+        let sleeper = Sleeper::new(self.post.doorbell().as_fd())?;
+        self.turn()?;
+        self.published.set_serving(true);
+        let mut idle = 0;
+        while !self.orders.stop.load(Ordering::Relaxed) {
+            if self.turn()? {
+                idle = 0;
+                glommio::executor().yield_if_needed().await;
+            } else if idle < IDLE_TURNS {
+                idle += 1;
+                glommio::yield_if_needed().await;
+            } else {
+                idle = 0;
+                self.sleep(&sleeper).await?;
+            }
+        }
+        self.published.set_serving(false);
+        self.stop()
+    }
+
+    /// Sleeps until something happens.
+    async fn sleep(&mut self, sleeper: &Sleeper) -> io::Result<()> {
+        // From here on the kernel and the other cores write to the eventfd. What came just before
+        // is found by one more turn; what comes after makes the eventfd readable.
+        self.ring.notify(true);
+        let may_sleep = self.post.prepare_sleep();
+        if may_sleep && !self.turn()? {
+            self.tracker.counters_mut().sleeps[0] += 1;
+            sleeper.sleep().await?;
+        }
+        self.post.doorbell().woke();
+        self.ring.notify(false);
+        Ok(())
+    }
+
+    /// One turn. Returns whether there was anything to do.
+    fn turn(&mut self) -> io::Result<bool> {
+        let overflown = self.ring.enter(&mut self.completions)?;
+        self.now = self.read_clock();
+        let busy = !self.completions.is_empty();
+        let counters = self.tracker.counters_mut();
+        counters.turns[0] += 1;
+        counters.ring_overflows[0] += u64::from(overflown);
+
+        let mut completions = std::mem::take(&mut self.completions);
+        for completion in completions.drain(..) {
+            self.complete(completion);
+        }
+        self.completions = completions;
+        self.handle_datagrams();
+        let messages = self.handle_messages();
+        self.deliver_answers();
+        self.post.flush();
+        if let Some(access) = self.orders.new_access() {
+            self.tracker.set_access(access);
+        }
+        Ok(busy || messages)
+    }
+
+    fn complete(&mut self, completion: Completion) {
+        match completion.operation {
+            Operation::Datagram(listener) => {
+                if completion.result().is_err() {
+                    // Out of buffers, mostly: those of this turn come back before it is armed again.
+                    self.tracker.counters_mut().ring_enobufs[0] += 1;
+                }
+                if !completion.goes_on() {
+                    self.unarmed.push(listener);
+                }
+                self.received.push(completion);
+            }
+            Operation::Reply(slot) => {
+                self.ring.reply_sent(slot);
+                if completion.result().is_err() {
+                    self.tracker.counters_mut().udp_send_errors[0] += 1;
+                }
+            }
+            Operation::Accept(listener) => self.accepted(usize::from(listener), completion),
+            Operation::Read(token) => self.read(token, completion),
+            Operation::Write(token) => {
+                let buffer = self.ring.take_written(token);
+                let written = (completion.result(), buffer);
+                self.with_connections(token, |connections, now, tracker, exits| {
+                    connections.written(now, token, written, tracker, exits)
+                });
+            }
+            Operation::Timer => {
+                self.ring.start_timer(TIMER);
+                self.tick();
+            }
+            Operation::Cancel => {}
+        }
+    }
+
+    /// Answers the datagrams of this turn, gives their buffers back, and arms what must be.
+    fn handle_datagrams(&mut self) {
+        let mut received = std::mem::take(&mut self.received);
+        for chunk in received.chunks(BATCH_MAX) {
+            let (inbox, outbox) = self.ring.split();
+            let empty = Datagram {
+                listener: 0,
+                source: SocketAddr::from(([0, 0, 0, 0], 0)),
+                bytes: &[],
+                truncated: false,
+            };
+            let mut batch = [empty; BATCH_MAX];
+            let mut len = 0;
+            for completion in chunk {
+                let Operation::Datagram(listener) = completion.operation else { continue };
+                if let Some(datagram) = inbox.datagram(completion) {
+                    batch[len] = Datagram {
+                        listener,
+                        source: datagram.source,
+                        bytes: datagram.bytes,
+                        truncated: datagram.truncated,
+                    };
+                    len += 1;
+                }
+            }
+            let (udp, post, answers) = (&self.udp, &mut self.post, &mut self.answers);
+            let mut exits = Exits { outbox, udp, post, answers };
+            self.tracker.handle_datagrams(self.now, &batch[..len], &mut exits);
+            for completion in chunk {
+                self.ring.recycle(completion);
+            }
+        }
+        received.clear();
+        self.received = received;
+        for listener in self.unarmed.drain(..) {
+            self.ring.receive_datagrams(self.udp[usize::from(listener)].as_fd(), listener);
+        }
+    }
+
+    /// Takes messages from other cores, a bounded number. Returns whether there were any.
+    fn handle_messages(&mut self) -> bool {
+        let mut message = std::mem::take(&mut self.message);
+        let mut any = false;
+        for _ in 0..MESSAGES_MAX {
+            let Some(from) = self.post.receive(&mut message) else { break };
+            any = true;
+            let (_, outbox) = self.ring.split();
+            let (udp, post, answers) = (&self.udp, &mut self.post, &mut self.answers);
+            let mut exits = Exits { outbox, udp, post, answers };
+            self.tracker.handle_message(self.now, from, &message, &mut exits);
+        }
+        self.message = message;
+        any
+    }
+
+    /// Brings answers to the connections that wait for them.
+    fn deliver_answers(&mut self) {
+        while let Some((token, body)) = self.answers.ready.pop() {
+            self.with_connections(token, |connections, now, tracker, exits| {
+                connections.answered(now, token, &body, tracker, exits)
+            });
+            self.answers.spare.push(body);
+        }
+    }
+
+    fn read(&mut self, token: Token, completion: Completion) {
+        let result = completion.result();
+        let starved = result.as_ref().is_err_and(|error| {
+            error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error())
+        });
+        let (inbox, outbox) = self.ring.split();
+        // An error ends the connection as the end of the stream does.
+        let bytes = (!starved).then(|| inbox.read_bytes(&completion));
+        let counters = self.tracker.counters_mut();
+        counters.http_received_bytes[0] += bytes.map_or(0, |bytes| bytes.len() as u64);
+        counters.ring_enobufs[0] += u64::from(starved);
+        let (udp, post, answers) = (&self.udp, &mut self.post, &mut self.answers);
+        let mut exits = Exits { outbox, udp, post, answers };
+        let progress =
+            self.connections.received(self.now, token, bytes, &mut self.tracker, &mut exits);
+        self.ring.recycle(&completion);
+        self.connections.proceed(self.now, token, progress, &mut self.ring);
+    }
+
+    /// Calls `handle`, then does what it says.
+    fn with_connections(
+        &mut self,
+        token: Token,
+        handle: impl FnOnce(
+            &mut Connections,
+            Seconds,
+            &mut Tracker,
+            &mut Exits<'_>,
+        ) -> super::http::Progress,
+    ) {
+        let (_, outbox) = self.ring.split();
+        let (udp, post, answers) = (&self.udp, &mut self.post, &mut self.answers);
+        let mut exits = Exits { outbox, udp, post, answers };
+        let progress = handle(&mut self.connections, self.now, &mut self.tracker, &mut exits);
+        self.connections.proceed(self.now, token, progress, &mut self.ring);
+    }
+
+    fn accepted(&mut self, listener: usize, completion: Completion) {
+        let goes_on = completion.goes_on();
+        match completion.accepted() {
+            Ok(stream) => {
+                let taken = self.connections.accepted(self.now, stream, &mut self.ring);
+                let counters = self.tracker.counters_mut();
+                counters.http_connections_accepted[0] += u64::from(taken);
+                counters.http_connections_refused[0] += u64::from(!taken);
+                if !taken {
+                    self.log_refusals("as many HTTP connections as configured");
+                }
+                if !goes_on {
+                    self.http[listener].armed = false;
+                    self.arm_accepts();
+                }
+            }
+            Err(error) if is_short_of_descriptors(&error) => {
+                // Not armed again before the next timer: there will be no descriptor before that.
+                self.http[listener].armed = false;
+                self.refuse_newest(listener);
+                self.log_refusals("no file descriptor is left");
+            }
+            // The other side went before we came.
+            Err(_) if goes_on => {}
+            Err(_) => {
+                self.http[listener].armed = false;
+                self.arm_accepts();
+            }
+        }
+    }
+
+    fn arm_accepts(&mut self) {
+        for (index, listener) in self.http.iter_mut().enumerate() {
+            if !listener.armed {
+                let number = u8::try_from(index).expect("listeners are few");
+                self.ring.accept(listener.socket.as_fd(), number);
+                listener.armed = true;
+            }
+        }
+    }
+
+    /// Closes the connections that wait to be accepted, with the one descriptor kept for that.
+    fn refuse_newest(&mut self, listener: usize) {
+        drop(self.spare.take());
+        let socket = &self.http[listener].socket;
+        let mut refused = 0;
+        for _ in 0..REFUSE_MAX {
+            match rustix::net::accept_with(socket, SocketFlags::CLOEXEC) {
+                Ok(stream) => drop(stream),
+                Err(_) => break,
+            }
+            refused += 1;
+        }
+        self.tracker.counters_mut().http_connections_refused[0] += refused;
+        self.spare = open_spare();
+    }
+
+    fn log_refusals(&mut self, why: &str) {
+        if self.logged.is_none_or(|logged| self.now.since(logged) >= LOG_SECONDS) {
+            self.logged = Some(self.now);
+            let refused = self.tracker.counters_mut().http_connections_refused[0];
+            tracing::warn!(
+                "HTTP connections are refused: {why}; {refused} since start. \
+                 Raise http.max_connections or the limit of open files."
+            );
+        }
+    }
+
+    /// Work that depends on time.
+    fn tick(&mut self) {
+        if self.ticked != self.now {
+            self.ticked = self.now;
+            let (_, outbox) = self.ring.split();
+            let (udp, post, answers) = (&self.udp, &mut self.post, &mut self.answers);
+            let mut exits = Exits { outbox, udp, post, answers };
+            self.tracker.tick(self.now, &mut exits);
+            self.connections.expire(self.now, &mut self.tracker, &mut self.ring);
+        } else {
+            self.tracker.sweep(self.now);
+        }
+        for index in 0..self.http.len() {
+            if !self.http[index].armed {
+                self.refuse_newest(index);
+            }
+        }
+        self.arm_accepts();
+        self.tracker.counters_mut().http_connections = [self.connections.len() as u64];
+        self.published.publish(self.tracker.counters());
+    }
+
+    fn read_clock(&self) -> Seconds {
+        let since = boot_seconds().saturating_sub(self.started);
+        Seconds(u32::try_from(since).unwrap_or(u32::MAX))
+    }
+
+    /// Lets answers leave, then ends every connection and every request in flight.
+    fn stop(mut self) -> io::Result<()> {
+        for listener in &self.http {
+            self.ring.cancel(listener.socket.as_fd());
+        }
+        for socket in &self.udp {
+            self.ring.cancel(socket.as_fd());
+        }
+        for _ in 0..GOODBYE_TURNS {
+            self.ring.enter(&mut self.completions)?;
+            let mut completions = std::mem::take(&mut self.completions);
+            for completion in completions.drain(..) {
+                match completion.operation {
+                    Operation::Read(_) | Operation::Write(_) => self.complete(completion),
+                    Operation::Reply(slot) => self.ring.reply_sent(slot),
+                    // Neither new connections nor new datagrams; a descriptor is closed again.
+                    Operation::Accept(_) => drop(completion.accepted()),
+                    _ => {}
+                }
+            }
+            self.completions = completions;
+        }
+        self.connections.shut_down();
+        self.published.publish(self.tracker.counters());
+        Ok(())
+    }
+}
+
+/// Where the tracker's answers go.
+struct Exits<'a> {
+    outbox: Outbox<'a>,
+    udp: &'a [UdpSocket],
+    post: &'a mut Post,
+    answers: &'a mut Answers,
+}
+
+impl Effects for Exits<'_> {
+    fn reply_buffer(&mut self) -> Option<&mut [u8; UDP_REPLY_BYTES_MAX]> {
+        self.outbox.buffer()
+    }
+
+    fn send_reply(&mut self, listener: u8, target: SocketAddr, len: usize) {
+        self.outbox.send(self.udp[usize::from(listener)].as_fd(), target, len);
+    }
+
+    fn post(&mut self, to: CoreId, message: &[u8]) -> Result<(), MailboxFull> {
+        self.post.send(to, message).map_err(|_| MailboxFull)
+    }
+
+    fn answer_http(&mut self, connection: Connection, body: &[u8]) {
+        let mut copy = self.answers.spare.pop().unwrap_or_default();
+        copy.clear();
+        copy.extend_from_slice(body);
+        self.answers.ready.push((Token::from_bits(connection.0), copy));
+    }
+}
+
+/// Seconds since the machine started, sleep included; steps of the wall clock do not touch it.
+#[must_use]
+pub fn boot_seconds() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u64::try_from(now.tv_sec).unwrap_or(0)
+}
+
+fn is_short_of_descriptors(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+fn open_spare() -> Option<OwnedFd> {
+    use rustix::fs::{Mode, OFlags};
+    rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
+}

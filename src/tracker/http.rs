@@ -322,7 +322,7 @@ fn write_failure(body: &mut Vec<u8>, ip: Option<IpAddr>, refusal: Refusal, polic
     out.entry("min interval", u64::from(interval));
     out.bytes(b"retry in");
     match refusal {
-        Refusal::Busy => out.integer(u64::from(interval / 60)),
+        Refusal::Busy => out.unsigned(u64::from(interval / 60)),
         _ => out.bytes(b"never"),
     }
     out.end();

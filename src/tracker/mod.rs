@@ -173,6 +173,11 @@ impl Tracker {
         self.store.sweep(now)
     }
 
+    /// A slice of what [`Tracker::tick`] does for idle swarms, for when there is more of them.
+    pub fn sweep(&mut self, now: Seconds) -> bool {
+        self.store.sweep(now)
+    }
+
     /// Replaces the access list.
     pub fn set_access(&mut self, access: Access) {
         self.access = access;

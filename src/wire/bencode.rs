@@ -44,9 +44,33 @@ impl<'a> Writer<'a> {
 
     /// A byte string; in a dictionary every other one is a key, and keys are in byte order.
     pub fn bytes(&mut self, value: &[u8]) {
-        write_decimal(self.out, value.len() as u64);
+        self.string_of(value.len());
+        self.raw(value);
+    }
+
+    /// The head of a byte string whose `len` bytes follow in pieces, through [`Writer::raw`].
+    pub fn string_of(&mut self, len: usize) {
+        write_decimal(self.out, len as u64);
         self.out.push(b':');
-        self.out.extend_from_slice(value);
+    }
+
+    /// A piece of the byte string that [`Writer::string_of`] began.
+    pub fn raw(&mut self, piece: &[u8]) {
+        self.out.extend_from_slice(piece);
+    }
+
+    /// A dictionary entry: a key and an integer.
+    pub fn entry(&mut self, key: &str, value: u64) {
+        self.bytes(key.as_bytes());
+        self.unsigned(value);
+    }
+
+    /// A byte string that is the text of `value`: an address, say.
+    pub fn display(&mut self, value: &impl std::fmt::Display) {
+        let mut text = Text { bytes: [0; TEXT_BYTES_MAX], len: 0 };
+        // What does not fit is cut; nothing that is written here comes near.
+        let _ = std::fmt::Write::write_fmt(&mut text, format_args!("{value}"));
+        self.bytes(&text.bytes[..text.len]);
     }
 
     /// A dictionary, up to its [`Writer::end`].
@@ -62,6 +86,25 @@ impl<'a> Writer<'a> {
     /// The end of what began last.
     pub fn end(&mut self) {
         self.out.push(b'e');
+    }
+}
+
+/// Bytes of the longest text that [`Writer::display`] takes: an IPv6 address is 45 at the most.
+const TEXT_BYTES_MAX: usize = 64;
+
+/// A text on the stack, so that its length is known before it is appended.
+struct Text {
+    bytes: [u8; TEXT_BYTES_MAX],
+    len: usize,
+}
+
+impl std::fmt::Write for Text {
+    fn write_str(&mut self, piece: &str) -> std::fmt::Result {
+        let end = self.len + piece.len();
+        let room = self.bytes.get_mut(self.len..end).ok_or(std::fmt::Error)?;
+        room.copy_from_slice(piece.as_bytes());
+        self.len = end;
+        Ok(())
     }
 }
 
