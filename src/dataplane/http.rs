@@ -428,9 +428,7 @@ fn find(slots: &mut [Slot], token: Token) -> Option<&mut Conn> {
 }
 
 fn recycle(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
-    if buffer.capacity() > 0
-        && buffer.capacity() <= SPARE_BYTES_MAX
-        && spare.len() < SPARE_BUFFERS
+    if buffer.capacity() > 0 && buffer.capacity() <= SPARE_BYTES_MAX && spare.len() < SPARE_BUFFERS
     {
         buffer.clear();
         spare.push(buffer);
@@ -438,6 +436,6 @@ fn recycle(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
 }
 
 fn peer_of(stream: &OwnedFd) -> Option<IpAddr> {
-    let address = rustix::net::getpeername(stream).ok()?;
+    let address = rustix::net::getpeername(stream).ok()??;
     SocketAddr::try_from(address).ok().map(|address| address.ip().to_canonical())
 }

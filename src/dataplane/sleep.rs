@@ -34,10 +34,7 @@ impl Sleeper {
             Ok(_) => Ok(()),
             Err(error) => {
                 let error = io::Error::from(error);
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) {
+                if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) {
                     return Ok(());
                 }
                 Err(error)

@@ -155,7 +155,7 @@ fn write_announce(out: &mut Vec<u8>, announce: &Announce) {
     out.extend(announce.port.to_be_bytes());
     out.extend(announce.uploaded.to_be_bytes());
     out.extend(announce.downloaded.to_be_bytes());
-    // `Left::Bytes` never holds the all-ones value: as a BEP 15 integer it would be negative.
+    // 2^64 - 1 bytes left is no more than "unknown", whoever says so.
     let left = match announce.left {
         Left::Bytes(bytes) => bytes,
         Left::Unknown => u64::MAX,

@@ -35,8 +35,8 @@ use self::owner::{CoreId, Owner};
 use self::policy::Policy;
 use self::scrape::Scrapes;
 use crate::limits::UDP_REPLY_BYTES_MAX;
-use crate::swarm::{Bounds, HashKey, SwarmStore};
 use crate::rng::Rng;
+use crate::swarm::{Bounds, HashKey, SwarmStore};
 use crate::time::Seconds;
 
 /// What a tracker asks of whoever drives it.
@@ -161,7 +161,9 @@ impl Tracker {
             Some(Message::Scrape { ticket, hashes }) => {
                 self.answer_core(now, (from, ticket), hashes, effects);
             }
-            Some(Message::Counts { ticket, counts }) => self.gather((from, ticket), counts, effects),
+            Some(Message::Counts { ticket, counts }) => {
+                self.gather((from, ticket), counts, effects)
+            }
             None => debug_assert!(false, "a core posted what no core can read"),
         }
     }

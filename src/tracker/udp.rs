@@ -214,8 +214,7 @@ impl Tracker {
         let mut len = udp::write_scrape_head(buffer, transaction_id);
         for (_, counts) in gathering.rows() {
             let (seeders, leechers) = (counts.seeders, counts.leechers);
-            len +=
-                udp::write_scrape_entry(&mut buffer[len..], seeders, counts.completed, leechers);
+            len += udp::write_scrape_entry(&mut buffer[len..], seeders, counts.completed, leechers);
         }
         self.send(target, len, Action::Scrape, effects);
         Ok(())

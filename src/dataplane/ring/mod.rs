@@ -46,7 +46,8 @@ const DATAGRAM_BUFFER_BYTES: usize = 2_048;
 /// Bytes of a stream's buffer: a request head is a few hundred bytes, two reads make the longest.
 const STREAM_BUFFER_BYTES: usize = 4_096;
 
-const _: () = assert!(RECEIVED_HEAD_BYTES + NAME_BYTES + DATAGRAM_BYTES_MAX < DATAGRAM_BUFFER_BYTES);
+const _: () =
+    assert!(RECEIVED_HEAD_BYTES + NAME_BYTES + DATAGRAM_BYTES_MAX < DATAGRAM_BUFFER_BYTES);
 const _: () = assert!(2 * STREAM_BUFFER_BYTES >= HTTP_HEAD_BYTES_MAX);
 
 /// How large the parts of a ring are. Powers of two.
@@ -66,8 +67,13 @@ pub struct Sizes {
 
 impl Sizes {
     /// What a worker uses.
-    pub const WORKER: Self =
-        Self { submissions: 1_024, completions: 8_192, datagrams: 1_024, streams: 256, replies: 512 };
+    pub const WORKER: Self = Self {
+        submissions: 1_024,
+        completions: 8_192,
+        datagrams: 1_024,
+        streams: 256,
+        replies: 512,
+    };
 }
 
 /// Names a connection in completions: 56 bits that its owner chooses.
@@ -235,9 +241,8 @@ impl Kernel {
             let queued = self.uring.submission().len();
             let queued = u32::try_from(queued).expect("a queue length is 32 bits");
             // SAFETY: no argument is passed, so there is none to be valid; the flags are known ones.
-            let entered = unsafe {
-                self.uring.submitter().enter::<()>(queued, 0, ENTER_GETEVENTS, None)
-            };
+            let entered =
+                unsafe { self.uring.submitter().enter::<()>(queued, 0, ENTER_GETEVENTS, None) };
             outcome_of_enter(entered)?;
             if self.backlog.is_empty() {
                 return Ok(());
@@ -346,9 +351,10 @@ impl Ring {
     /// Receives datagrams until that ends (see [`Completion::goes_on`]).
     pub fn receive_datagrams(&mut self, socket: BorrowedFd<'_>, listener: u8) {
         let shape: *const libc::msghdr = &raw const *self.shape;
-        let entry = opcode::RecvMsgMulti::new(Fd(socket.as_raw_fd()), shape, self.datagrams.group())
-            .build()
-            .user_data(Operation::Datagram(listener).to_user_data());
+        let entry =
+            opcode::RecvMsgMulti::new(Fd(socket.as_raw_fd()), shape, self.datagrams.group())
+                .build()
+                .user_data(Operation::Datagram(listener).to_user_data());
         self.kernel.push(entry);
     }
 
@@ -418,9 +424,8 @@ impl Ring {
     /// Cancels the accepts and receives of one descriptor.
     pub fn cancel(&mut self, socket: BorrowedFd<'_>) {
         let builder = CancelBuilder::fd(Fd(socket.as_raw_fd())).all();
-        let entry = opcode::AsyncCancel2::new(builder)
-            .build()
-            .user_data(Operation::Cancel.to_user_data());
+        let entry =
+            opcode::AsyncCancel2::new(builder).build().user_data(Operation::Cancel.to_user_data());
         self.kernel.push(entry);
     }
 
@@ -471,9 +476,10 @@ impl<'a> Inbox<'a> {
         let buffer = self.datagrams.bytes(completion.buffer()?);
         let len = usize::try_from(completion.result).ok()?.min(buffer.len());
         let message = RecvMsgOut::parse(&buffer[..len], self.shape).ok()?;
+        let payload_bytes = message.payload_data().len();
         Some(Received {
             source: read_name(message.name_data())?,
-            bytes: message.payload_data(),
+            bytes: &buffer[RECEIVED_HEAD_BYTES + NAME_BYTES..][..payload_bytes],
             truncated: message.is_payload_truncated(),
         })
     }
@@ -544,7 +550,8 @@ impl Drop for Ring {
             self.streams.leak();
             self.replies.leak();
             std::mem::forget(std::mem::take(&mut self.writes));
-            std::mem::forget(std::mem::replace(&mut self.shape, Box::new(*self.shape)));
+            let spare = Box::new(*self.shape);
+            std::mem::forget(std::mem::replace(&mut self.shape, spare));
         }
     }
 }

@@ -53,7 +53,7 @@ impl Pool {
         let address = pool.entries.as_ptr() as u64;
         // SAFETY: the ring lies at `address`, is page-aligned, has `count` entries, and lives until
         // `drop`, which `Ring` lets happen only when the kernel is done with it.
-        unsafe { uring.submitter().register_buf_ring(address, count, group) }?;
+        unsafe { uring.submitter().register_buf_ring_with_flags(address, count, group, 0) }?;
         for buffer in 0..count {
             pool.recycle(buffer);
         }

@@ -1,0 +1,1 @@
+//! The tracker through its door (being written).
