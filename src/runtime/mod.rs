@@ -28,12 +28,12 @@ use crate::dataplane::worker::{Orders, Parts, Worker, boot_seconds};
 use crate::dataplane::{http, mailbox, probe, steering};
 use crate::limits::WORKERS_MAX;
 use crate::swarm::{Bounds, HashKey};
+use crate::tracker::Setup;
 use crate::tracker::access::{self, Access};
 use crate::tracker::connection_id::ConnectionIds;
 use crate::tracker::owner::{CoreId, Owner};
 use crate::tracker::policy::{Policy, PortSet};
 use crate::tracker::published::Published;
-use crate::tracker::Setup;
 
 /// Descriptors that are neither connections nor a worker's own: logs, lists, the admin listener.
 const RESERVED_FILES: usize = 64;
@@ -54,6 +54,9 @@ pub enum RunError {
     /// An address cannot be listened on.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The admin address cannot be listened on.
+    #[error(transparent)]
+    Admin(#[from] admin::AdminBindError),
     /// The kernel does not give us what the data plane is made of.
     #[error("{0}")]
     Machine(String),
@@ -86,6 +89,24 @@ pub enum RunError {
         /// What went wrong.
         source: io::Error,
     },
+}
+
+impl RunError {
+    /// Whether somebody else, another throng perhaps, has an address that we were to listen on.
+    #[must_use]
+    pub fn is_address_taken(&self) -> bool {
+        match self {
+            Self::Bind(error) => error.is_address_taken(),
+            Self::Admin(error) => error.source.kind() == io::ErrorKind::AddrInUse,
+            _ => false,
+        }
+    }
+
+    /// Whether the operator must change something before another start can succeed.
+    #[must_use]
+    pub const fn is_configuration(&self) -> bool {
+        matches!(self, Self::Machine(_) | Self::Config(_) | Self::File { .. } | Self::List { .. })
+    }
 }
 
 /// What is needed to start, taken from the configuration and the machine.

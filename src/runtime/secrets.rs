@@ -86,8 +86,12 @@ fn keep(directory: &Path, drawn: [u8; 16]) -> io::Result<[u8; 16]> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             // Written beside it and renamed, so that no start ever reads half a key.
             let beside = directory.join(format!("{KEY_FILE}.{}", std::process::id()));
-            let mut file =
-                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&beside)?;
             let digits: String = drawn.iter().map(|byte| format!("{byte:02x}")).collect();
             writeln!(file, "{digits}")?;
             file.sync_all()?;
