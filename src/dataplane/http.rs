@@ -308,7 +308,7 @@ impl Connections {
             match conn.state {
                 State::Closing => {}
                 State::Waiting { head_only, .. } => {
-                    let status = tracker.handle_late_http(&mut self.body);
+                    let status = tracker.handle_late_http(conn.peer, &mut self.body);
                     conn.respond(status, &self.body, false, head_only);
                     self.proceed(now, token, Progress(Step::Write), ring);
                 }
@@ -394,7 +394,7 @@ impl<E: Effects> Serving<'_, E> {
             let (head, end) = match parsed {
                 Ok(parsed) => parsed,
                 Err(error) => {
-                    let status = self.tracker.handle_bad_http(error, self.body);
+                    let status = self.tracker.handle_bad_http(conn.peer, error, self.body);
                     conn.respond(status, self.body, false, false);
                     conn.after = After::Drain;
                     return buffer.len();

@@ -385,6 +385,7 @@ fn spawn(
 ) -> Result<JoinHandle<()>, RunError> {
     let name = format!("throng-{index}");
     let serve = move || {
+        let _guard = AbortOnPanic;
         if !core_affinity::set_for_current(cpu) {
             warn!("worker {index} could not be pinned to CPU {}", cpu.id);
         }
@@ -405,6 +406,18 @@ fn spawn(
         .name(format!("throng-{index}"))
         .spawn(serve)
         .map_err(|source| RunError::Io { what: "starting a worker's thread", source })
+}
+
+/// Ends the process when a worker panics, in builds that unwind: a tracker without one of its cores
+/// would silently lose its share of all swarms.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
 }
 
 /// The control plane: answers operators, obeys signals, ends when a worker does.
