@@ -1,7 +1,7 @@
 //! HTTP connections: bytes in, one request after the other to the tracker, bytes out.
 //!
-//! A connection has at most one operation in flight, a read or a write, so its order is plain, and it
-//! can be closed the moment none is. Requests are parsed where the kernel put them; only the
+//! A connection has at most one operation in flight, a read or a write, so its order is plain, and
+//! it can be closed the moment none is. Requests are parsed where the kernel put them; only the
 //! beginning of a request whose rest has not come is copied. Every state has a deadline.
 //!
 //! ```text
@@ -129,6 +129,12 @@ impl Connections {
     #[must_use]
     pub const fn len(&self) -> usize {
         self.slots.len() - self.free.len()
+    }
+
+    /// Whether no connection is open.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Takes a new connection, or closes it at once if there are as many as may be.
