@@ -1,6 +1,6 @@
-//! What a UDP peer sees (BEP 15, BEP 41): bytes in, bytes out, through the tracker, without a socket.
+//! What a UDP peer sees (BEP 15, BEP 41): bytes in, bytes out, without a socket.
 //!
-//! Every name is a sentence of the protocol. Attack tables follow the ideas of those who broke other
+//! Every name is a sentence of the protocol. Attack tables follow those who broke other
 //! trackers: lengths, amplification, forged ids, reply loops, integers at their ends.
 
 mod support;
