@@ -7,7 +7,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use throng::check::{self, Level};
 use throng::config::{Config, ConfigError, DEFAULT_TOML};
+use throng::runtime::{self, RunError};
 
 use cli::{Cli, Command, Options};
 
@@ -16,12 +18,20 @@ const EXIT_IO: u8 = 74;
 /// The configuration is missing or wrong (`EX_CONFIG` of sysexits.h). A service manager should not
 /// try again: `RestartPreventExitStatus=78`.
 const EXIT_CONFIG: u8 = 78;
+/// An address to listen on is taken, by another tracker perhaps (the number of EADDRINUSE).
+const EXIT_ADDRESS_TAKEN: u8 = 98;
+/// `throng check` found a problem.
+const EXIT_PROBLEM: u8 = 1;
+
+/// Small allocations from size classes, memory given back to the system.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let ended = match Cli::parse().into_command() {
         Command::Config => print(DEFAULT_TOML),
-        Command::Run(options) => load(&options).and_then(|config| start_log(&config)),
-        Command::Check(options) => load(&options).map(drop),
+        Command::Run(options) => load(&options).and_then(|config| run(&config)),
+        Command::Check(options) => load(&options).and_then(|config| check(&config)),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -37,6 +47,26 @@ fn load(options: &Options) -> Result<Config, u8> {
     });
     Config::load(options.config.as_deref(), environment, &options.overrides)
         .map_err(|error: ConfigError| complain(&error, EXIT_CONFIG))
+}
+
+fn run(config: &Config) -> Result<(), u8> {
+    start_log(config)?;
+    runtime::run(config).map_err(|error| refuse(&error))
+}
+
+fn check(config: &Config) -> Result<(), u8> {
+    let findings = runtime::check(config).map_err(|error| refuse(&error))?;
+    print(&check::render(&findings))?;
+    if check::worst(&findings) == Level::Problem { Err(EXIT_PROBLEM) } else { Ok(()) }
+}
+
+fn refuse(error: &RunError) -> u8 {
+    let code = match error {
+        error if error.is_address_taken() => EXIT_ADDRESS_TAKEN,
+        error if error.is_configuration() => EXIT_CONFIG,
+        _ => EXIT_IO,
+    };
+    complain(error, code)
 }
 
 fn start_log(config: &Config) -> Result<(), u8> {

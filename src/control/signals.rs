@@ -1,1 +1,48 @@
-//! (being written)
+//! What operators say by signals.
+
+use std::io;
+
+use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
+
+/// A signal and its name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Signal {
+    /// SIGINT or SIGTERM: end in order.
+    Stop(&'static str),
+    /// SIGHUP or SIGUSR1: read lists again.
+    Reload(&'static str),
+}
+
+/// The signals that we take.
+#[derive(Debug)]
+pub struct Signals {
+    interrupt: Stream,
+    terminate: Stream,
+    hangup: Stream,
+    user: Stream,
+}
+
+impl Signals {
+    /// From here on these signals no longer end the process by themselves.
+    ///
+    /// # Errors
+    /// If a handler cannot be installed.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+            user: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    /// The next signal.
+    pub async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.interrupt.recv() => Signal::Stop("SIGINT"),
+            _ = self.terminate.recv() => Signal::Stop("SIGTERM"),
+            _ = self.hangup.recv() => Signal::Reload("SIGHUP"),
+            _ = self.user.recv() => Signal::Reload("SIGUSR1"),
+        }
+    }
+}

@@ -1,10 +1,10 @@
 //! Mailboxes: bounded queues of bytes between workers, and the doorbell that wakes a sleeping one.
 //!
 //! Every two workers have one ring in each direction, so that a ring has one writer and one reader
-//! and needs no lock and no read-modify-write. Invariants: `head <= tail <= head + capacity`, counted
-//! in words since start; words in `head..tail` belong to the reader, all others to the writer.
-//! Messages arrive whole, once and in order. Full is an outcome, never a wait: two workers that
-//! waited for each other's mailbox would wait for ever.
+//! and needs no lock and no read-modify-write. Invariants: `head <= tail <= head + capacity`,
+//! counted in words since start; words in `head..tail` belong to the reader, all others to the
+//! writer. Messages arrive whole, once and in order. Full is an outcome, never a wait: two workers
+//! that waited for each other's mailbox would wait for ever.
 //!
 //! A ring is made of `AtomicU64` words that are stored and loaded relaxed, which compiles to plain
 //! moves and needs no `unsafe`; the release store of `tail` publishes them, the release store of
@@ -437,8 +437,9 @@ impl Post {
         self.receivers.iter().flatten().all(Receiver::is_empty)
     }
 
-    /// Whether this worker may sleep. If true, senders ring from now on: wait for the doorbell, then
-    /// call [`Doorbell::woke`] and [`Doorbell::drain`], then receive. If false, a message came.
+    /// Whether this worker may sleep. If true, senders ring from now on: wait for the doorbell,
+    /// then call [`Doorbell::woke`] and [`Doorbell::drain`], then receive. If false, a message
+    /// came.
     #[must_use]
     pub fn prepare_sleep(&self) -> bool {
         self.doorbell().prepare_sleep();

@@ -51,6 +51,8 @@ pub enum Cause {
     },
     /// RLIMIT_NOFILE is used up.
     OpenFiles,
+    /// The test sends to itself, and there is no loopback interface that is up.
+    NoLoopback,
     /// The facts do not tell.
     Unknown,
 }
@@ -96,6 +98,7 @@ pub fn explain(
         (Some(Errno::INVAL), _) if known && kernel < KERNEL_MIN => old,
         (Some(Errno::NOMEM), _) => Cause::LockedMemory { limit: memlock_bytes },
         (Some(Errno::MFILE), _) => Cause::OpenFiles,
+        (Some(Errno::NETUNREACH | Errno::NETDOWN | Errno::ADDRNOTAVAIL), _) => Cause::NoLoopback,
         _ => Cause::Unknown,
     }
 }
@@ -150,6 +153,9 @@ impl RingRefusal {
                 "Raise the limit: `LimitNOFILE=` in the systemd unit, `--ulimit nofile=` for a \
                  container, `ulimit -n` in a shell."
             }
+            Cause::NoLoopback => {
+                "Run `ip link set lo up` in this network namespace; io_uring itself may be fine."
+            }
             Cause::Unknown => {
                 "Look for a security module (SELinux, AppArmor, BPF LSM) that denies io_uring, for \
                  a kernel built without CONFIG_IO_URING, and for messages in `dmesg`; use Linux \
@@ -181,6 +187,7 @@ impl fmt::Display for Cause {
                 f.write_str("memory is used up (that which may be locked is not limited)")
             }
             Self::OpenFiles => f.write_str("the limit of open files is used up"),
+            Self::NoLoopback => f.write_str("the loopback interface is not up"),
             Self::Unknown => f.write_str("unknown"),
         }
     }
@@ -230,6 +237,7 @@ mod tests {
             (Errno::NOMEM, Some(0), Some(0), NEW, Some(65_536), memory(Some(65_536))),
             (Errno::NOMEM, Some(2), Some(2), (5, 4), None, memory(None)),
             (Errno::MFILE, Some(0), Some(0), NEW, None, Cause::OpenFiles),
+            (Errno::NETUNREACH, Some(0), Some(0), NEW, None, Cause::NoLoopback),
             (Errno::ACCESS, Some(0), Some(0), NEW, None, Cause::Unknown),
         ];
         for (errno, disabled, seccomp, kernel, memlock, cause) in table {
@@ -251,6 +259,7 @@ mod tests {
             (Cause::LockedMemory { limit: Some(65_536) }, "64 KiB"),
             (Cause::LockedMemory { limit: None }, "LimitMEMLOCK"),
             (Cause::OpenFiles, "LimitNOFILE"),
+            (Cause::NoLoopback, "ip link set lo up"),
             (Cause::Unknown, "CONFIG_IO_URING"),
         ];
         for (cause, text) in causes {

@@ -1,8 +1,8 @@
 //! Opening listeners: one reuseport group per address, its sockets in core order.
 //!
-//! Invariant: socket i of a group is the group's member i, which is the index that `steering` returns
-//! for core i; the kernel numbers members as they join. Must never join a group that another process
-//! opened: two trackers would share one port, each with half of every swarm.
+//! Invariant: socket i of a group is the group's member i, which is the index that `steering`
+//! returns for core i; the kernel numbers members as they join. Must never join a group that
+//! another process opened: two trackers would share one port, each with half of every swarm.
 //!
 //! `SO_REUSEPORT` on every socket would let a second instance of the same user in. So the first
 //! socket of a group is bound without it, which fails while anybody at all holds the address, and
@@ -86,8 +86,8 @@ pub fn bind_udp_group(
 /// Opens `sockets` TCP listeners on `address` as one reuseport group, in core order.
 ///
 /// Each is non-blocking and listening with a queue of `backlog` (the kernel caps it at
-/// `net.core.somaxconn`). Connections in TIME_WAIT do not prevent it, a live listener does. Accepted
-/// sockets inherit TCP_NODELAY, but not being non-blocking. Port 0 and waiting as for UDP.
+/// `net.core.somaxconn`). Connections in TIME_WAIT do not prevent it, a live listener does.
+/// Accepted sockets inherit TCP_NODELAY, but not being non-blocking. Port 0 and waiting as for UDP.
 ///
 /// # Errors
 /// What the kernel refused; nothing stays open.

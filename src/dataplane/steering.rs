@@ -1,12 +1,12 @@
 //! Steering: the classic BPF program by which the kernel gives each datagram to its owner's socket.
 //!
 //! The program computes [`Owner::core`] from the datagram's first `info_hash` and the kernel takes
-//! the result as an index into the reuseport group, whose sockets joined in core order. It is a hint
-//! that saves a hop between cores, never a promise: a worker still checks who owns a hash. Must
-//! never load beyond a datagram's end: the kernel would end the program with 0, and every 16-byte
-//! connect, which is half of all traffic, would arrive at core 0. Hence lengths come first, and
-//! what carries no `info_hash` gets an index out of range on purpose, upon which the kernel falls
-//! back to its own hash of addresses and ports (`reuseport_select_sock`).
+//! the result as an index into the reuseport group, whose sockets joined in core order. It is a
+//! hint that saves a hop between cores, never a promise: a worker still checks who owns a hash.
+//! Must never load beyond a datagram's end: the kernel would end the program with 0, and every
+//! 16-byte connect, which is half of all traffic, would arrive at core 0. Hence lengths come first,
+//! and what carries no `info_hash` gets an index out of range on purpose, upon which the kernel
+//! falls back to its own hash of addresses and ports (`reuseport_select_sock`).
 #![expect(unsafe_code, reason = "no safe crate sets SO_ATTACH_REUSEPORT_CBPF")]
 
 use std::io;
@@ -94,7 +94,8 @@ pub fn program(owner: &Owner) -> Vec<libc::sock_filter> {
 /// Makes the kernel steer the reuseport group of `socket` (any one of its members).
 ///
 /// The group must have `owner.cores()` sockets that joined in core order. One core needs no
-/// steering, so for one this does nothing (a lone socket has no group, and the kernel would refuse).
+/// steering, so for one this does nothing (a lone socket has no group, and the kernel would
+/// refuse).
 ///
 /// # Errors
 /// What the kernel said: old kernels and gVisor do not know the option. The tracker then works

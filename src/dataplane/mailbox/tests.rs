@@ -302,8 +302,13 @@ fn all_to_all_between_threads_loses_nothing_however_small_the_rings() {
                 next_in[from.index()] += 1;
                 busy = true;
             }
-            if !busy && next_out.iter().all(|&next| next == MESSAGES) {
+            if busy {
+                continue;
+            }
+            if next_out.iter().all(|&next| next == MESSAGES) {
                 sleep(&post);
+            } else {
+                thread::yield_now();
             }
         }
     };

@@ -1,8 +1,9 @@
 //! The self-test of io_uring: does, once and small, everything that the data plane does.
 //!
-//! A kernel's feature bits do not tell multishot recvmsg, a send with an address, or a seccomp filter
-//! that lets one of the three system calls through; doing it does. Takes well below a millisecond,
-//! waits a second at the most, and never hangs. Why it failed is for `dataplane::probe` to explain.
+//! A kernel's feature bits do not tell multishot recvmsg, a send with an address, or a seccomp
+//! filter that lets one of the three system calls through; doing it does. Takes well below a
+//! millisecond, waits a second a step at the most, and never hangs. Why it failed is for
+//! `dataplane::probe` to explain.
 #![expect(unsafe_code, reason = "submissions carry raw pointers that the kernel follows")]
 
 use std::io;
@@ -71,8 +72,8 @@ pub fn run() -> Result<(), Failure> {
     // Only after success: `exchange` then saw the last completion of everything it submitted. After
     // a failure the kernel may still hold pointers into the arena, which stays: 64 KiB, once.
     drop(ring);
-    // SAFETY: `all` came from the `Box` above and is freed once. No submission that points into it is
-    // unfinished (see above), and the ring that had the buffer group registered is closed.
+    // SAFETY: `all` came from the `Box` above and is freed once. No submission that points into it
+    // is unfinished (see above), and the ring that had the buffer group registered is closed.
     drop(unsafe { Box::from_raw(all) });
     Ok(())
 }
@@ -159,8 +160,8 @@ impl Places {
             entry.set_bid(index);
         }
         let base = self.entries.expose_provenance() as u64;
-        // SAFETY: `base` is page-aligned (`Arena`), has BUFFERS entries, and stays until the ring is
-        // closed: `run` frees it after that or never.
+        // SAFETY: `base` is page-aligned (`Arena`), has BUFFERS entries, and stays until the ring
+        // is closed: `run` frees it after that or never.
         unsafe { ring.submitter().register_buf_ring_with_flags(base, BUFFERS, GROUP, 0) }?;
         // SAFETY: `entries` is the first entry of the ring, initialised above.
         let tail = unsafe { BufRingEntry::tail(self.entries) };
@@ -176,8 +177,9 @@ impl Places {
     fn payload(&self, index: u16) -> Option<Vec<u8>> {
         assert!(index < BUFFERS);
         let buffer = self.buffers.wrapping_add(usize::from(index) * usize::from(BUFFER_BYTES));
-        // SAFETY: in bounds: the assertion. Initialised: `Arena::new` zeroed it. Not written to: the
-        // kernel gave this buffer up with the completion that named it, and no one gives it back.
+        // SAFETY: in bounds: the assertion. Initialised: `Arena::new` zeroed it. Not written to:
+        // the kernel gave this buffer up with the completion that named it, and no one gives it
+        // back.
         let buffer = unsafe { slice::from_raw_parts(buffer, usize::from(BUFFER_BYTES)) };
         let message = RecvMsgOut::parse(buffer, &message_header()).ok()?;
         Some(message.payload_data().to_vec())

@@ -1,0 +1,464 @@
+//! Start, supervise, stop in order.
+//!
+//! Everything that can be refused is tried before the first worker starts: the configuration's parts,
+//! the machine, the addresses. Then each worker gets a thread, a CPU and an executor of its own, and
+//! the calling thread becomes the control plane until a signal or a worker ends it.
+
+mod secrets;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use core_affinity::CoreId as Cpu;
+use glommio::{LocalExecutorBuilder, Placement};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tracing::{info, warn};
+
+use crate::check::{self, Settings};
+use crate::config::{Config, Mode, Refusal};
+use crate::control::{self, admin, signals};
+use crate::dataplane::ring::Sizes;
+use crate::dataplane::socket::{self, BindError};
+use crate::dataplane::worker::{Orders, Parts, Worker, boot_seconds};
+use crate::dataplane::{http, mailbox, probe, steering};
+use crate::limits::WORKERS_MAX;
+use crate::swarm::{Bounds, HashKey};
+use crate::tracker::Setup;
+use crate::tracker::access::{self, Access};
+use crate::tracker::connection_id::ConnectionIds;
+use crate::tracker::owner::{CoreId, Owner};
+use crate::tracker::policy::{Policy, PortSet};
+use crate::tracker::published::Published;
+
+/// Descriptors that are neither connections nor a worker's own: logs, lists, the admin listener.
+const RESERVED_FILES: usize = 64;
+/// Descriptors of one worker besides its sockets: its ring, its executor's, its eventfds.
+const FILES_PER_WORKER: usize = 16;
+/// glommio's own lower bound for locked memory.
+const LOCKED_BYTES_MIN: u64 = 512 * 1_024;
+/// Memory that an executor registers for its own file I/O, of which we do none.
+const EXECUTOR_IO_BYTES: usize = 64 * 1_024;
+/// Connections waiting to be accepted, per listener; the kernel caps it at net.core.somaxconn.
+const BACKLOG: i32 = 4_096;
+/// Bytes of memory that a worker must have to be of any use.
+const WORKER_MEMORY_MIN: u64 = crate::config::MEMORY_BYTES_PER_WORKER_MIN;
+
+/// Why the tracker did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The admin address cannot be listened on.
+    #[error(transparent)]
+    Admin(#[from] admin::AdminBindError),
+    /// The kernel does not give us what the data plane is made of.
+    #[error("{0}")]
+    Machine(String),
+    /// The configuration cannot be carried out on this machine.
+    #[error("{0}")]
+    Config(String),
+    /// A file that is needed cannot be used.
+    #[error("{what} {}: {source}", path.display())]
+    File {
+        /// What it is.
+        what: &'static str,
+        /// Where it is.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// The access list has a line that is no info_hash.
+    #[error("access.list {}: {source}", path.display())]
+    List {
+        /// Where it is.
+        path: PathBuf,
+        /// Which line.
+        source: access::BadLine,
+    },
+    /// A worker or the control plane came to an end by itself.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// What went wrong.
+        source: io::Error,
+    },
+}
+
+impl RunError {
+    /// Whether somebody else, another throng perhaps, has an address that we were to listen on.
+    #[must_use]
+    pub fn is_address_taken(&self) -> bool {
+        match self {
+            Self::Bind(error) => error.is_address_taken(),
+            Self::Admin(error) => error.source.kind() == io::ErrorKind::AddrInUse,
+            _ => false,
+        }
+    }
+
+    /// Whether the operator must change something before another start can succeed.
+    #[must_use]
+    pub const fn is_configuration(&self) -> bool {
+        matches!(self, Self::Machine(_) | Self::Config(_) | Self::File { .. } | Self::List { .. })
+    }
+}
+
+/// What is needed to start, taken from the configuration and the machine.
+struct Plan {
+    cpus: Vec<Cpu>,
+    policy: Arc<Policy>,
+    access: Access,
+    bounds: Bounds,
+    http_limits: http::Limits,
+}
+
+/// Runs the tracker until a signal ends it.
+///
+/// # Errors
+/// Why it could not start, or did not go on.
+pub fn run(config: &Config) -> Result<(), RunError> {
+    raise_limits();
+    machine_or_refuse()?;
+    let plan = plan(config)?;
+    let workers = plan.cpus.len();
+    let started = boot_seconds();
+    let secrets = secrets::draw(config)?;
+    let owner = Owner::new(secrets.owner_keys, u16_of(workers));
+
+    let (mut udp, mut http) = bind(config, workers)?;
+    let admin = config.admin.listen_addr().map(admin::bind).transpose()?;
+    let steered = steer(config, &udp, &owner);
+
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let lifetime = config.udp.connection_id_lifetime.as_secs();
+    let connection_ids = ConnectionIds::new(secrets.connection_id_key, wall, lifetime);
+    let mesh = mailbox::mesh(workers, mailbox::capacity_bytes(workers))
+        .map_err(|source| RunError::Io { what: "making the workers' mailboxes", source })?;
+    let published: Arc<[Arc<Published>]> = (0..workers).map(|_| Arc::default()).collect();
+    let orders: Vec<Arc<Orders>> =
+        mesh.iter().map(|post| Arc::new(Orders::new(post.doorbell().clone()))).collect();
+    announce_start(config, workers, steered, &udp, &http, admin.as_ref());
+
+    let (ended, mut endings) = tokio::sync::mpsc::unbounded_channel();
+    let mut threads = Vec::new();
+    for (index, post) in mesh.into_iter().enumerate() {
+        let parts = Parts {
+            setup: Setup {
+                core: CoreId(u16_of(index)),
+                owner: owner.clone(),
+                policy: plan.policy.clone(),
+                access: plan.access.clone(),
+                connection_ids: connection_ids.clone(),
+                bounds: plan.bounds,
+                hash_key: HashKey(secrets::random_u64()?, secrets::random_u64()?),
+                seed: secrets::random_u64()?,
+            },
+            udp: udp.iter_mut().map(|group| group.remove(0)).collect(),
+            http: http.iter_mut().map(|group| group.remove(0)).collect(),
+            http_limits: plan.http_limits,
+            post,
+            published: published[index].clone(),
+            orders: orders[index].clone(),
+            started,
+            sizes: Sizes::WORKER,
+        };
+        threads.push(spawn(index, plan.cpus[index], parts, ended.clone())?);
+    }
+    drop(ended);
+
+    let outcome = supervise(config, admin, &published, &orders, &mut endings);
+    for orders in &orders {
+        orders.stop();
+    }
+    for thread in threads {
+        // A worker that panicked has ended the process already.
+        let _ = thread.join();
+    }
+    info!("stopped");
+    outcome
+}
+
+/// The settings that `throng check` looks at the machine with.
+///
+/// # Errors
+/// If the configuration cannot be carried out on this machine.
+pub fn settings(config: &Config) -> Result<Settings, RunError> {
+    raise_limits();
+    let plan = plan(config)?;
+    Ok(Settings {
+        workers: plan.cpus.len(),
+        receive_buffer_bytes: config.udp.receive_buffer.as_bytes(),
+        udp_sockets: config.udp.listen.len() * plan.cpus.len(),
+        max_connections: plan.http_limits.connections_max * plan.cpus.len(),
+    })
+}
+
+/// The soft limits of open files and locked memory go up to the hard ones: both are there to be used,
+/// and few operators know that a service starts with 1,024 files.
+fn raise_limits() {
+    for resource in [Resource::Nofile, Resource::Memlock] {
+        let mut limit = getrlimit(resource);
+        limit.current = limit.maximum;
+        // If it is refused, what comes of it is found and explained later.
+        let _ = setrlimit(resource, limit);
+    }
+}
+
+/// Explains in words what the libraries would panic about.
+fn machine_or_refuse() -> Result<(), RunError> {
+    probe::io_uring().map_err(|refusal| RunError::Machine(refusal.to_string()))?;
+    match getrlimit(Resource::Memlock).current {
+        Some(bytes) if bytes < LOCKED_BYTES_MIN => Err(RunError::Machine(format!(
+            "the limit of locked memory is {} KiB, and each worker's executor needs {} KiB. Raise it: \
+             `ulimit -l` in a shell, LimitMEMLOCK= in a systemd unit, --ulimit memlock= for a container.",
+            bytes / 1_024,
+            LOCKED_BYTES_MIN / 1_024,
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn plan(config: &Config) -> Result<Plan, RunError> {
+    let available = core_affinity::get_core_ids().unwrap_or_default();
+    let available = if available.is_empty() { vec![Cpu { id: 0 }] } else { available };
+    let workers = match config.workers {
+        0 => available.len().min(WORKERS_MAX),
+        workers => workers,
+    };
+    // More workers than CPUs share them in turn: useless but for tests.
+    let cpus = available.iter().copied().cycle().take(workers).collect();
+
+    let memory = config.swarm.memory.as_bytes() / workers as u64;
+    if memory < WORKER_MEMORY_MIN {
+        return Err(RunError::Config(format!(
+            "swarm.memory is {} for {workers} workers; each needs at least {} MiB",
+            config.swarm.memory,
+            WORKER_MEMORY_MIN >> 20,
+        )));
+    }
+    let bounds = Bounds {
+        memory_bytes: usize::try_from(memory).unwrap_or(usize::MAX),
+        peers_per_swarm: config.swarm.max_peers_per_swarm,
+        peer_ttl_secs: config.swarm.peer_ttl.as_secs(),
+        keep_peer_ids: config.swarm.keep_peer_ids,
+    };
+    let http_limits = http::Limits {
+        connections_max: connections_max(config, workers),
+        head_secs: config.http.head_timeout.as_secs(),
+        idle_secs: config.http.idle_timeout.as_secs(),
+        write_secs: config.http.write_timeout.as_secs(),
+    };
+    let announce = &config.announce;
+    let policy = Policy {
+        interval_secs: announce.interval.as_secs(),
+        jitter_percent: announce.jitter_percent,
+        num_want_default: announce.num_want_default,
+        num_want_max: announce.num_want_max,
+        isolate_private_networks: announce.isolate_private_networks,
+        deny_ports: PortSet::new(announce.denied_ports()),
+        trust_ip_param_from: announce.trust_ip_param_from.clone(),
+        http_scrape_hashes_max: config.http.max_scrape_hashes,
+        polite_refusal: config.access.refusal == Refusal::Polite,
+    };
+    Ok(Plan { cpus, policy: Arc::new(policy), access: load_access(config)?, bounds, http_limits })
+}
+
+/// Connections of one worker: as configured, or what the limit of open files leaves.
+fn connections_max(config: &Config, workers: usize) -> usize {
+    let sockets = (config.udp.listen.len() + config.http.listen.len()) * workers;
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let files = usize::try_from(files).unwrap_or(usize::MAX);
+    let left = files.saturating_sub(RESERVED_FILES + FILES_PER_WORKER * workers + sockets);
+    let wanted = match config.http.max_connections {
+        0 => left,
+        configured => configured,
+    };
+    (wanted / workers).max(1)
+}
+
+fn load_access(config: &Config) -> Result<Access, RunError> {
+    if config.access.mode == Mode::Open {
+        return Ok(Access::Open);
+    }
+    let path = PathBuf::from(&config.access.list);
+    let text = std::fs::read(&path).map_err(|source| RunError::File {
+        what: "access.list",
+        path: path.clone(),
+        source,
+    })?;
+    let list = access::parse_list(&text).map_err(|source| RunError::List { path, source })?;
+    Ok(if config.access.mode == Mode::Allow { Access::Allow(list) } else { Access::Deny(list) })
+}
+
+type Groups<S> = Vec<Vec<S>>;
+
+/// One group of sockets per address, each in core order.
+fn bind(
+    config: &Config,
+    workers: usize,
+) -> Result<(Groups<UdpSocket>, Groups<TcpListener>), RunError> {
+    let buffer = usize::try_from(config.udp.receive_buffer.as_bytes()).unwrap_or(usize::MAX);
+    let mut udp = Vec::new();
+    for &address in &config.udp.listen {
+        udp.push(socket::bind_udp_group(address, workers, buffer)?);
+    }
+    let mut http = Vec::new();
+    for &address in &config.http.listen {
+        http.push(socket::bind_tcp_group(address, workers, BACKLOG)?);
+    }
+    Ok((udp, http))
+}
+
+/// Lets the kernel deliver to the owning worker, if it can. Returns whether it does.
+fn steer(config: &Config, udp: &Groups<UdpSocket>, owner: &Owner) -> bool {
+    if !config.udp.steering || owner.cores() < 2 {
+        return false;
+    }
+    for group in udp {
+        if let Err(error) = steering::attach(group[0].as_fd(), owner) {
+            warn!("steering is off, mailboxes do the work: attaching the program failed: {error}");
+            return false;
+        }
+    }
+    true
+}
+
+fn announce_start(
+    config: &Config,
+    workers: usize,
+    steered: bool,
+    udp: &Groups<UdpSocket>,
+    http: &Groups<TcpListener>,
+    admin: Option<&TcpListener>,
+) {
+    let steering = match (workers, steered, config.udp.steering) {
+        (1, ..) => "not needed",
+        (_, true, _) => "on",
+        (_, _, false) => "off by configuration",
+        _ => "off",
+    };
+    info!("throng {} with {workers} workers, steering {steering}", env!("CARGO_PKG_VERSION"));
+    let udp = udp.iter().filter_map(|group| group[0].local_addr().ok());
+    let http = http.iter().filter_map(|group| group[0].local_addr().ok());
+    let (udp, http): (Vec<_>, Vec<_>) = (udp.collect(), http.collect());
+    info!("listening: UDP on {}, HTTP on {}", list(&udp), list(&http));
+    if let Some(address) = admin.and_then(|admin| admin.local_addr().ok()) {
+        info!("admin: http://{address}/health /metrics /stats.json");
+    }
+    for (scheme, addresses) in [("udp", &udp), ("http", &http)] {
+        if let Some(address) = addresses.first() {
+            info!("announce URL: {scheme}://{}/announce", public_name(*address));
+        }
+    }
+}
+
+fn list(addresses: &[SocketAddr]) -> String {
+    if addresses.is_empty() {
+        return "nothing".to_owned();
+    }
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+}
+
+/// What stands in an announce URL for a listener: its address, or a placeholder for the name by
+/// which peers know the machine.
+fn public_name(address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        format!("YOUR-HOST:{}", address.port())
+    } else {
+        address.to_string()
+    }
+}
+
+/// A thread on its own CPU with an executor that runs one worker.
+fn spawn(
+    index: usize,
+    cpu: Cpu,
+    parts: Parts,
+    ended: tokio::sync::mpsc::UnboundedSender<RunError>,
+) -> Result<JoinHandle<()>, RunError> {
+    let name = format!("throng-{index}");
+    let serve = move || {
+        if !core_affinity::set_for_current(cpu) {
+            warn!("worker {index} could not be pinned to CPU {}", cpu.id);
+        }
+        let executor = LocalExecutorBuilder::new(Placement::Unbound)
+            .name(&name)
+            .io_memory(EXECUTOR_IO_BYTES)
+            .make();
+        let served = match executor {
+            Ok(executor) => executor.run(async { Worker::new(parts)?.serve().await }),
+            Err(error) => Err(io::Error::other(error.to_string())),
+        };
+        if let Err(source) = served {
+            // The other end is gone only if the process is ending already.
+            let _ = ended.send(RunError::Io { what: "a worker ended", source });
+        }
+    };
+    std::thread::Builder::new()
+        .name(format!("throng-{index}"))
+        .spawn(serve)
+        .map_err(|source| RunError::Io { what: "starting a worker's thread", source })
+}
+
+/// The control plane: answers operators, obeys signals, ends when a worker does.
+fn supervise(
+    config: &Config,
+    admin: Option<TcpListener>,
+    published: &Arc<[Arc<Published>]>,
+    orders: &[Arc<Orders>],
+    endings: &mut tokio::sync::mpsc::UnboundedReceiver<RunError>,
+) -> Result<(), RunError> {
+    let control = |source| RunError::Io { what: "starting the control plane", source };
+    let executor =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(control)?;
+    let outcome = executor.block_on(async {
+        let mut signals = signals::Signals::new().map_err(control)?;
+        if let Some(listener) = admin {
+            admin::spawn(listener, control::State::new(published.clone())).map_err(control)?;
+        }
+        loop {
+            tokio::select! {
+                signal = signals.next() => match signal {
+                    signals::Signal::Stop(name) => {
+                        info!("{name}: stopping");
+                        return Ok(());
+                    }
+                    signals::Signal::Reload(name) => reload(config, orders, name),
+                },
+                ended = endings.recv() => return ended.map_or(Ok(()), Err),
+            }
+        }
+    });
+    // An admin connection that is open must not keep the process alive.
+    executor.shutdown_background();
+    outcome
+}
+
+/// Reads the access list again; a bad one leaves the old one in force.
+fn reload(config: &Config, orders: &[Arc<Orders>], signal: &str) {
+    match load_access(config) {
+        Ok(access) => {
+            orders.iter().for_each(|orders| orders.set_access(access.clone()));
+            info!("{signal}: the access list has been read again");
+        }
+        Err(error) => warn!("{signal}: the old access list stays in force: {error}"),
+    }
+}
+
+fn u16_of(count: usize) -> u16 {
+    u16::try_from(count).expect("workers are bounded by WORKERS_MAX")
+}
+
+/// What `throng check` finds about this machine.
+///
+/// # Errors
+/// If the configuration cannot be carried out on it.
+pub fn check(config: &Config) -> Result<Vec<check::Finding>, RunError> {
+    Ok(check::machine(&settings(config)?))
+}
