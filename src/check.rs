@@ -80,8 +80,8 @@ pub struct Settings {
     pub workers: usize,
     /// Receive buffer of each UDP socket.
     pub receive_buffer_bytes: u64,
-    /// UDP sockets of all workers and addresses.
-    pub udp_sockets: usize,
+    /// Listening sockets, UDP and TCP, of all workers and addresses.
+    pub sockets: usize,
     /// TCP connections at the most.
     pub max_connections: usize,
 }
@@ -236,10 +236,17 @@ fn locked_memory(limit: Option<u64>, rings_are_free: bool, workers: usize) -> Fi
 
 /// Descriptors that the tracker may come to hold.
 fn files_needed(settings: &Settings) -> u64 {
+    let connections = u64::try_from(settings.max_connections).unwrap_or(u64::MAX);
+    connections.saturating_add(files_besides_connections(settings.workers, settings.sockets))
+}
+
+/// Descriptors that the tracker holds without any connection.
+#[must_use]
+pub fn files_besides_connections(workers: usize, sockets: usize) -> u64 {
     let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
-    count(settings.max_connections)
-        .saturating_add(count(settings.udp_sockets))
-        .saturating_add(count(settings.workers).saturating_mul(WORKER_FILES))
+    count(workers)
+        .saturating_mul(WORKER_FILES)
+        .saturating_add(count(sockets))
         .saturating_add(RESERVE_FILES)
 }
 
@@ -405,7 +412,7 @@ mod tests {
     const SETTINGS: Settings = Settings {
         workers: 2,
         receive_buffer_bytes: 64 * 1_024,
-        udp_sockets: 4,
+        sockets: 4,
         max_connections: 1_000,
     };
 

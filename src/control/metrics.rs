@@ -1,6 +1,7 @@
 //! `/metrics`: every counter of every worker, in Prometheus text.
 //!
-//! The series are a closed set: names and labels come from the tables in `tracker`, never from peers.
+//! The series are a closed set: names and labels come from the tables in `tracker`, never from
+//! peers.
 
 use std::fmt;
 

@@ -64,9 +64,7 @@ mod tests {
 
     #[test]
     fn totals_are_sums_over_all_labels() {
-        let mut total = Counters::default();
-        total.requests = [2; 12];
-        total.seeders = [3, 4];
+        let total = Counters { requests: [2; 12], seeders: [3, 4], ..Counters::default() };
         let text = render(&total, 2, Duration::from_secs(61));
         let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(value["requests"], 24);

@@ -1,7 +1,7 @@
 //! HTTP connections: bytes in, one request after the other to the tracker, bytes out.
 //!
-//! A connection has at most one operation in flight, a read or a write, so its order is plain, and it
-//! can be closed the moment none is. Requests are parsed where the kernel put them; only the
+//! A connection has at most one operation in flight, a read or a write, so its order is plain, and
+//! it can be closed the moment none is. Requests are parsed where the kernel put them; only the
 //! beginning of a request whose rest has not come is copied. Every state has a deadline.
 //!
 //! ```text
@@ -127,7 +127,7 @@ impl Connections {
 
     /// Connections open.
     #[must_use]
-    pub const fn len(&self) -> usize {
+    pub const fn count(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
@@ -136,7 +136,7 @@ impl Connections {
     /// Returns whether it was taken.
     pub fn accepted(&mut self, now: Seconds, stream: OwnedFd, ring: &mut Ring) -> bool {
         let Some(peer) = peer_of(&stream) else { return false };
-        if self.len() >= self.limits.connections_max {
+        if self.count() >= self.limits.connections_max {
             return false;
         }
         let slot = self.free.pop().unwrap_or_else(|| {

@@ -1,9 +1,9 @@
 //! One core's loop: receive a batch, handle it, send it, tick.
 //!
-//! A worker owns a ring, its sockets and a [`Tracker`]; nothing of it is shared. Each turn enters the
-//! kernel once, which submits what the turn before queued and brings what has completed. A worker
-//! with nothing to do sleeps in its glommio executor until its eventfd is written: by the kernel for
-//! the ring, or by another core for a mailbox.
+//! A worker owns a ring, its sockets and a [`Tracker`]; nothing of it is shared. Each turn enters
+//! the kernel once, which submits what the turn before queued and brings what has completed. A
+//! worker with nothing to do sleeps in its glommio executor until its eventfd is written: by the
+//! kernel for the ring, or by another core for a mailbox.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -252,7 +252,8 @@ impl Worker {
         match completion.operation {
             Operation::Datagram(listener) => {
                 if completion.result().is_err() {
-                    // Out of buffers, mostly: those of this turn come back before it is armed again.
+                    // Out of buffers, mostly: those of this turn come back before it is armed
+                    // again.
                     self.tracker.counters_mut().ring_enobufs[0] += 1;
                 }
                 if !completion.goes_on() {
@@ -471,7 +472,7 @@ impl Worker {
             }
         }
         self.arm_accepts();
-        self.tracker.counters_mut().http_connections = [self.connections.len() as u64];
+        self.tracker.counters_mut().http_connections = [self.connections.count() as u64];
         self.published.publish(self.tracker.counters());
     }
 

@@ -1,8 +1,8 @@
 //! Start, supervise, stop in order.
 //!
-//! Everything that can be refused is tried before the first worker starts: the configuration's parts,
-//! the machine, the addresses. Then each worker gets a thread, a CPU and an executor of its own, and
-//! the calling thread becomes the control plane until a signal or a worker ends it.
+//! Everything that can be refused is tried before the first worker starts: the configuration's
+//! parts, the machine, the addresses. Then each worker gets a thread, a CPU and an executor of its
+//! own, and the calling thread becomes the control plane until a signal or a worker ends it.
 
 mod secrets;
 
@@ -35,10 +35,6 @@ use crate::tracker::owner::{CoreId, Owner};
 use crate::tracker::policy::{Policy, PortSet};
 use crate::tracker::published::Published;
 
-/// Descriptors that are neither connections nor a worker's own: logs, lists, the admin listener.
-const RESERVED_FILES: usize = 64;
-/// Descriptors of one worker besides its sockets: its ring, its executor's, its eventfds.
-const FILES_PER_WORKER: usize = 16;
 /// glommio's own lower bound for locked memory.
 const LOCKED_BYTES_MIN: u64 = 512 * 1_024;
 /// Memory that an executor registers for its own file I/O, of which we do none.
@@ -194,13 +190,13 @@ pub fn settings(config: &Config) -> Result<Settings, RunError> {
     Ok(Settings {
         workers: plan.cpus.len(),
         receive_buffer_bytes: config.udp.receive_buffer.as_bytes(),
-        udp_sockets: config.udp.listen.len() * plan.cpus.len(),
+        sockets: sockets(config, plan.cpus.len()),
         max_connections: plan.http_limits.connections_max * plan.cpus.len(),
     })
 }
 
-/// The soft limits of open files and locked memory go up to the hard ones: both are there to be used,
-/// and few operators know that a service starts with 1,024 files.
+/// The soft limits of open files and locked memory go up to the hard ones: both are there to be
+/// used, and few operators know that a service starts with 1,024 files.
 fn raise_limits() {
     for resource in [Resource::Nofile, Resource::Memlock] {
         let mut limit = getrlimit(resource);
@@ -215,8 +211,9 @@ fn machine_or_refuse() -> Result<(), RunError> {
     probe::io_uring().map_err(|refusal| RunError::Machine(refusal.to_string()))?;
     match getrlimit(Resource::Memlock).current {
         Some(bytes) if bytes < LOCKED_BYTES_MIN => Err(RunError::Machine(format!(
-            "the limit of locked memory is {} KiB, and each worker's executor needs {} KiB. Raise it: \
-             `ulimit -l` in a shell, LimitMEMLOCK= in a systemd unit, --ulimit memlock= for a container.",
+            "the limit of locked memory is {} KiB, and each worker's executor needs {} KiB. \
+             Raise it: `ulimit -l` in a shell, LimitMEMLOCK= in a systemd unit, \
+             --ulimit memlock= for a container.",
             bytes / 1_024,
             LOCKED_BYTES_MIN / 1_024,
         ))),
@@ -271,15 +268,19 @@ fn plan(config: &Config) -> Result<Plan, RunError> {
 
 /// Connections of one worker: as configured, or what the limit of open files leaves.
 fn connections_max(config: &Config, workers: usize) -> usize {
-    let sockets = (config.udp.listen.len() + config.http.listen.len()) * workers;
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let files = usize::try_from(files).unwrap_or(usize::MAX);
-    let left = files.saturating_sub(RESERVED_FILES + FILES_PER_WORKER * workers + sockets);
+    let others = check::files_besides_connections(workers, sockets(config, workers));
+    let left = usize::try_from(files.saturating_sub(others)).unwrap_or(usize::MAX);
     let wanted = match config.http.max_connections {
         0 => left,
         configured => configured,
     };
     (wanted / workers).max(1)
+}
+
+/// Listening sockets of all workers.
+fn sockets(config: &Config, workers: usize) -> usize {
+    (config.udp.listen.len() + config.http.listen.len()) * workers
 }
 
 fn load_access(config: &Config) -> Result<Access, RunError> {

@@ -68,7 +68,8 @@ fn kept_key(config: &Config) -> Result<[u8; 16], RunError> {
         Err(error) => {
             let directory = directory.display();
             warn!(
-                "state directory {directory}: {error}; UDP clients must connect again after a restart"
+                "state directory {directory}: {error}; \
+                 UDP clients must connect again after a restart"
             );
             Ok(drawn)
         }

@@ -1,8 +1,8 @@
 //! `InfoHash` to swarm, and the order in which swarms were last announced to.
 //!
-//! Swarms live in chunks that never move, named by a [`SwarmHandle`]. Two queues thread through them,
-//! each from the swarm announced to longest ago to the newest: *probation* holds swarms that one
-//! peer announced once, *established* all others. Memory pressure takes the oldest of probation
+//! Swarms live in chunks that never move, named by a [`SwarmHandle`]. Two queues thread through
+//! them, each from the swarm announced to longest ago to the newest: *probation* holds swarms that
+//! one peer announced once, *established* all others. Memory pressure takes the oldest of probation
 //! first, so a flood of invented hashes displaces itself and not the swarms that people use.
 
 use std::num::NonZeroU32;

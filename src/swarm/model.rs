@@ -1,8 +1,8 @@
 //! The naive store, and the check that compares it with the real one, operation by operation.
 //!
-//! The model is a map of maps and a sequence number. It does everything at once and the slow way, so
-//! that one can see that it is right. It does not know about the memory budget, which has tests of
-//! its own.
+//! The model is a map of maps and a sequence number. It does everything at once and the slow way,
+//! so that one can see that it is right. It does not know about the memory budget, which has tests
+//! of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -142,8 +142,8 @@ fn arrival(hash: u8, peer: u8, flags: u8) -> Arrival {
 /// Replays `bytes` as operations on the store and on the model; panics at the first difference.
 ///
 /// The first byte chooses a world: several swarms of all scopes and no bound; or one crowded swarm
-/// of one scope, where every peer of a second has its place in the order of eviction. (Among peers of
-/// different scopes that announced in the same second, the store may evict any.)
+/// of one scope, where every peer of a second has its place in the order of eviction. (Among peers
+/// of different scopes that announced in the same second, the store may evict any.)
 ///
 /// # Panics
 /// If the two differ, or an invariant of the store does not hold.

@@ -1,8 +1,8 @@
 //! One peer list: the peers of one swarm that share a family and a scope.
 //!
 //! Endpoints stand side by side exactly as they go on the wire, seeders before leechers, so a reply
-//! is one or two copies of a contiguous window. A doubly linked list of positions keeps the order of
-//! the last announces: the peer that announced longest ago is always known, and leaves first.
+//! is one or two copies of a contiguous window. A doubly linked list of positions keeps the order
+//! of the last announces: the peer that announced longest ago is always known, and leaves first.
 //!
 //! ```text
 //! endpoints  | seeder | seeder | leecher | leecher | leecher |     6 or 18 bytes each
@@ -22,7 +22,8 @@ use crate::wire::id::PeerId;
 
 /// No position.
 const NONE: u32 = u32::MAX;
-/// Peers above which a list has an index of positions: up to here a scan of the endpoints is as fast.
+/// Peers above which a list has an index of positions: up to here a scan of the endpoints is as
+/// fast.
 const INDEX_ABOVE: usize = 64;
 /// Peers below which the index goes again; well apart, so that one peer cannot make it flap.
 const INDEX_BELOW: usize = 32;
@@ -234,8 +235,8 @@ impl PeerList {
         Updated { position, joined, completed }
     }
 
-    /// Exchanges the peer at `position` with a peer of its kind, `pick` from its start (taken modulo
-    /// their number), so that windows do not hand out the same neighbours for ever.
+    /// Exchanges the peer at `position` with a peer of its kind, `pick` from its start (taken
+    /// modulo their number), so that windows do not hand out the same neighbours for ever.
     ///
     /// Returns where the peer stands now.
     pub fn mix(&mut self, key: HashKey, position: u32, pick: u32) -> u32 {
@@ -551,7 +552,7 @@ mod tests {
                     assert_eq!(list.find(KEY, &endpoint(n)), Some(mixed));
                 }
                 None => {
-                    let report = if n % 2 == 0 { SEEDER } else { LEECHER };
+                    let report = if n < 150 { SEEDER } else { LEECHER };
                     list.upsert(KEY, Seconds(300 + step), &endpoint(n), None, report);
                 }
             }

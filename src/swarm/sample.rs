@@ -20,8 +20,8 @@ const SLICES_PER_BUCKET: usize = 3;
 ///
 /// Systematic sampling: each bucket gets its proportion, rounded up or down at random so that the
 /// expectation is exact, never more than it holds, and `want` (or everything there is) in total.
-/// Then a bucket that got nothing though it holds somebody takes one from the largest share: a small
-/// bias, asked for so that both kinds and both families are present when both exist.
+/// Then a bucket that got nothing though it holds somebody takes one from the largest share: a
+/// small bias, asked for so that both kinds and both families are present when both exist.
 pub fn apportion(rng: &mut Rng, want: u32, sizes: &[u32], shares: &mut [u32]) {
     debug_assert!(sizes.len() == shares.len() && sizes.len() <= BUCKETS_MAX);
     let total: u64 = sizes.iter().map(|&size| u64::from(size)).sum();

@@ -38,8 +38,8 @@ pub struct BadLine {
     pub line: usize,
 }
 
-/// Reads a list: one info_hash in 40 hexadecimal digits a line. Empty lines, text behind `#` or `;`,
-/// a byte order mark and CRLF line ends are tolerated; order and repetition do not matter.
+/// Reads a list: one info_hash in 40 hexadecimal digits a line. Empty lines, text behind `#` or
+/// `;`, a byte order mark and CRLF line ends are tolerated; order and repetition do not matter.
 ///
 /// # Errors
 /// [`BadLine`] for the first line that is anything else.

@@ -29,8 +29,8 @@ impl Reply<'_> {
 }
 
 impl Tracker {
-    /// Applies an announce by the peer at `ip` (canonical) and chooses peers for it: of `family`, or
-    /// of both, and `peers_max` at the most.
+    /// Applies an announce by the peer at `ip` (canonical) and chooses peers for it: of `family`,
+    /// or of both, and `peers_max` at the most.
     ///
     /// # Errors
     /// The refusal that the peer is told.

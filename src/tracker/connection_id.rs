@@ -5,9 +5,10 @@
 //! 1..8  MAC                     SipHash-2-4 (128-bit key) over family, address and the whole epoch
 //! ```
 //!
-//! The address is bound, the port is not: a NAT may change it between two packets. Any core verifies
-//! any id, and so does any node that has the key and a clock that is right to about a minute: epochs
-//! count from 1970, by a wall clock that is read once, at start, and advance monotonically.
+//! The address is bound, the port is not: a NAT may change it between two packets. Any core
+//! verifies any id, and so does any node that has the key and a clock that is right to about a
+//! minute: epochs count from 1970, by a wall clock that is read once, at start, and advance
+//! monotonically.
 
 use std::hash::Hasher;
 use std::net::IpAddr;

@@ -1,7 +1,8 @@
 //! What one core counted since start.
 //!
-//! Plain integers with one writer, that core. Others see copies: [`Counters::words`] flattens them in a
-//! fixed order for publication, [`Counters::from_words`] puts them together again on the other side.
+//! Plain integers with one writer, that core. Others see copies: [`Counters::words`] flattens them
+//! in a fixed order for publication, [`Counters::from_words`] puts them together again on the other
+//! side.
 
 use super::outcome::{DropReason, Refusal};
 use crate::wire::addr::Family;
@@ -173,7 +174,7 @@ counters! {
         "Payload bytes sent to sources that had not proved their address.";
     Counter None udp_send_errors: "Datagrams that the kernel refused to send.";
     Counter None http_connections_accepted: "HTTP connections accepted.";
-    Counter None http_connections_refused: "HTTP connections closed at once for lack of descriptors.";
+    Counter None http_connections_refused: "HTTP connections closed at once for lack of room.";
     Counter None http_connections_timed_out: "HTTP connections closed at a deadline.";
     Gauge None http_connections: "HTTP connections open.";
     Counter None http_received_bytes: "Bytes read from HTTP connections.";

@@ -1,9 +1,9 @@
 //! The whole protocol as one deterministic machine per core.
 //!
 //! A [`Tracker`] takes bytes, addresses and the time, and hands bytes to [`Effects`]. It owns the
-//! swarms that `owner` gives to its core and nothing else: what concerns another core's swarm leaves
-//! as a message. It opens no socket, reads no clock and logs nothing, so it can be fuzzed, simulated
-//! and driven by any I/O.
+//! swarms that `owner` gives to its core and nothing else: what concerns another core's swarm
+//! leaves as a message. It opens no socket, reads no clock and logs nothing, so it can be fuzzed,
+//! simulated and driven by any I/O.
 
 pub mod access;
 mod announce;
@@ -123,8 +123,8 @@ impl Tracker {
     /// A tracker without swarms.
     #[must_use]
     pub fn new(setup: Setup) -> Self {
-        let mut counters = Counters::default();
-        counters.store_budget_bytes = [setup.bounds.memory_bytes as u64];
+        let store_budget_bytes = [setup.bounds.memory_bytes as u64];
+        let counters = Counters { store_budget_bytes, ..Counters::default() };
         Self {
             core: setup.core,
             owner: setup.owner,
@@ -162,7 +162,7 @@ impl Tracker {
                 self.answer_core(now, (from, ticket), hashes, effects);
             }
             Some(Message::Counts { ticket, counts }) => {
-                self.gather((from, ticket), counts, effects)
+                self.gather((from, ticket), counts, effects);
             }
             None => debug_assert!(false, "a core posted what no core can read"),
         }

@@ -1,8 +1,8 @@
 //! What came of a request: why a peer hears nothing, what it is told, what happened.
 //!
-//! Three things kept apart. A [`DropReason`] is counted and silent. A [`Refusal`] is a fixed text that
-//! the peer sees; no byte of its request is in it. An [`Outcome`] says what changed in the swarms; the
-//! tracker reports it and does not act on it.
+//! Three things kept apart. A [`DropReason`] is counted and silent. A [`Refusal`] is a fixed text
+//! that the peer sees; no byte of its request is in it. An [`Outcome`] says what changed in the
+//! swarms; the tracker reports it and does not act on it.
 
 use crate::wire::announce::Event;
 use crate::wire::error::ParseError;

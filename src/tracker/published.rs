@@ -1,7 +1,8 @@
 //! A core's counters where others can read them, without a lock.
 //!
-//! One writer, the core; any number of readers. Every cell is stored and loaded for itself, relaxed:
-//! a reader may see one cell newer than another, which no statistic minds, and never a torn one.
+//! One writer, the core; any number of readers. Every cell is stored and loaded for itself,
+//! relaxed: a reader may see one cell newer than another, which no statistic minds, and never a
+//! torn one.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

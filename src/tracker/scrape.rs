@@ -1,8 +1,8 @@
 //! Scrapes of several swarms, answered in the order asked whatever cores own them.
 //!
-//! The core that received a scrape gathers: it counts its own swarms, asks each other owner once for
-//! all of that owner's, and answers when the last one has replied. What waits is bounded in number
-//! and in time.
+//! The core that received a scrape gathers: it counts its own swarms, asks each other owner once
+//! for all of that owner's, and answers when the last one has replied. What waits is bounded in
+//! number and in time.
 
 use std::net::SocketAddr;
 
@@ -103,8 +103,8 @@ impl Scrapes {
 }
 
 impl Tracker {
-    /// Starts a scrape of `hashes` (bounded by the caller). It is answered through `effects`, now if
-    /// this core owns all of them, else when the others have answered.
+    /// Starts a scrape of `hashes` (bounded by the caller). It is answered through `effects`, now
+    /// if this core owns all of them, else when the others have answered.
     ///
     /// # Errors
     /// Why it will not be answered.

@@ -1,9 +1,9 @@
 //! Bencode (BEP 3): a writer for answers, and a strict reader for whoever checks them.
 //!
 //! The writer appends and trusts its caller: dictionary keys in byte order, none twice, an `end`
-//! for every `begin_`. The reader accepts only what a correct writer makes, one text per value, so that
-//! tests and the load generator notice when the writer's caller was wrong. The reader is the one
-//! thing in `wire` that allocates; a tracker never calls it.
+//! for every `begin_`. The reader accepts only what a correct writer makes, one text per value, so
+//! that tests and the load generator notice when the writer's caller was wrong. The reader is the
+//! one thing in `wire` that allocates; a tracker never calls it.
 
 /// Lists and dictionaries within each other that the reader follows: it recurses.
 const DEPTH_MAX: usize = 16;

@@ -185,7 +185,8 @@ impl Completion {
         Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
     }
 
-    /// Whether the request goes on by itself. A multishot request that does not must be armed again.
+    /// Whether the request goes on by itself. A multishot request that does not must be armed
+    /// again.
     #[must_use]
     pub fn goes_on(&self) -> bool {
         cqueue::more(self.flags)
@@ -240,7 +241,8 @@ impl Kernel {
         loop {
             let queued = self.uring.submission().len();
             let queued = u32::try_from(queued).expect("a queue length is 32 bits");
-            // SAFETY: no argument is passed, so there is none to be valid; the flags are known ones.
+            // SAFETY: no argument is passed, so there is none to be valid; the flags are known
+            // ones.
             let entered =
                 unsafe { self.uring.submitter().enter::<()>(queued, 0, ENTER_GETEVENTS, None) };
             outcome_of_enter(entered)?;
