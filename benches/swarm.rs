@@ -58,7 +58,7 @@ impl Size {
             endpoint: Endpoint::new(IpAddr::V4(Ipv4Addr::from(0x1000_0000 | number)), 6_881),
             scope: Scope::PUBLIC,
             peer_id: PeerId([0; 20]),
-            report: Report { seeder: number % 5 == 0, partial: false, completed: false },
+            report: Report { seeder: number.is_multiple_of(5), partial: false, completed: false },
         }
     }
 
