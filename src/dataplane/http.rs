@@ -131,12 +131,6 @@ impl Connections {
         self.slots.len() - self.free.len()
     }
 
-    /// Whether no connection is open.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Takes a new connection, or closes it at once if there are as many as may be.
     ///
     /// Returns whether it was taken.
