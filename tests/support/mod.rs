@@ -603,7 +603,8 @@ impl World {
                 (answer, head.keep_alive)
             }
             Err(error) => {
-                let status = self.on(core, |tracker, _| tracker.handle_bad_http(error, &mut body));
+                let status =
+                    self.on(core, |tracker, _| tracker.handle_bad_http(source.0, error, &mut body));
                 (HttpAnswer::Ready(status), false)
             }
         };
@@ -631,7 +632,8 @@ impl World {
     /// What a connection is told whose answer has not come in time.
     pub fn late_http(&mut self, core: u16) -> Response {
         let mut body = Vec::new();
-        let status = self.on(core, |tracker, _| tracker.handle_late_http(&mut body));
+        let source = std::net::Ipv4Addr::LOCALHOST.into();
+        let status = self.on(core, |tracker, _| tracker.handle_late_http(source, &mut body));
         let mut bytes = Vec::new();
         write_response(&mut bytes, status, &body, false, false);
         Response::parse(&bytes, false)
