@@ -131,14 +131,15 @@ impl Connections {
         self.slots.len() - self.free.len()
     }
 
-    /// Takes a new connection, or closes it at once if there are as many as may be.
-    ///
-    /// Returns whether it was taken.
-    pub fn accepted(&mut self, now: Seconds, stream: OwnedFd, ring: &mut Ring) -> bool {
-        let Some(peer) = peer_of(&stream) else { return false };
-        if self.count() >= self.limits.connections_max {
-            return false;
-        }
+    /// Whether there are as many connections as may be.
+    #[must_use]
+    pub const fn is_full(&self) -> bool {
+        self.count() >= self.limits.connections_max
+    }
+
+    /// Takes a new connection, unless its other side has gone already.
+    pub fn accepted(&mut self, now: Seconds, stream: OwnedFd, ring: &mut Ring) {
+        let Some(peer) = peer_of(&stream) else { return };
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
             u32::try_from(self.slots.len() - 1).expect("bounded by descriptors")
@@ -158,7 +159,6 @@ impl Connections {
             searched: 0,
             output: Vec::new(),
         });
-        true
     }
 
     /// Bytes came: answers the requests in them. `bytes` is empty at the end of the stream, `None`
@@ -408,6 +408,9 @@ impl<E: Effects> Serving<'_, E> {
                 HttpAnswer::Ready(status) => {
                     conn.respond(status, self.body, keep_alive, head_only);
                     if !keep_alive {
+                        if used < buffer.len() {
+                            conn.after = After::Drain;
+                        }
                         return buffer.len();
                     }
                 }

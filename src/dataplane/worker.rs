@@ -39,7 +39,7 @@ const LOG_SECONDS: u32 = 60;
 /// Turns for answers to leave after the order to stop.
 const GOODBYE_TURNS: u32 = 8;
 
-/// What the control plane wants of a worker, looked at on every timer.
+/// What the control plane wants of a worker, looked at on every turn.
 #[derive(Debug)]
 pub struct Orders {
     doorbell: Arc<Doorbell>,
@@ -394,12 +394,13 @@ impl Worker {
         let goes_on = completion.goes_on();
         match completion.accepted() {
             Ok(stream) => {
-                let taken = self.connections.accepted(self.now, stream, &mut self.ring);
-                let counters = self.tracker.counters_mut();
-                counters.http_connections_accepted[0] += u64::from(taken);
-                counters.http_connections_refused[0] += u64::from(!taken);
-                if !taken {
+                if self.connections.is_full() {
+                    drop(stream);
+                    self.tracker.counters_mut().http_connections_refused[0] += 1;
                     self.log_refusals("as many HTTP connections as configured");
+                } else {
+                    self.tracker.counters_mut().http_connections_accepted[0] += 1;
+                    self.connections.accepted(self.now, stream, &mut self.ring);
                 }
                 if !goes_on {
                     self.http[listener].armed = false;

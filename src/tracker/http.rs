@@ -330,13 +330,15 @@ fn write_failure(body: &mut Vec<u8>, ip: IpAddr, refusal: Refusal, policy: &Poli
     out.entry("min interval", u64::from(interval));
     out.bytes(b"retry in");
     match refusal {
-        Refusal::Busy => out.unsigned(u64::from(interval / 60)),
-        _ => out.bytes(b"never"),
+        // The same bytes would be refused for ever.
+        Refusal::Malformed(_) | Refusal::PortZero | Refusal::FullScrape => out.bytes(b"never"),
+        // Minutes; lists change.
+        Refusal::NotAllowed | Refusal::Busy => out.unsigned(u64::from(interval / 60)),
     }
     out.end();
 }
 
-/// The address under which we see the peer (BEP 24): 4 or 16 bytes.
+/// The address that counts for the peer (BEP 24): 4 or 16 bytes.
 fn write_external_ip(out: &mut Writer<'_>, ip: IpAddr) {
     out.bytes(b"external ip");
     match ip {
