@@ -1,17 +1,18 @@
 //! What a UDP announce costs the server, beside what its packets alone cost on the same machine.
 //!
-//! Two servers run as children on one CPU: the program with one worker, and a bare recvmmsg/sendmmsg
-//! echo in batches of 64 whose replies have the same size. The same closed loop of announces drives
-//! them in turns from the next CPU; each server's CPU time, of all its threads and in the kernel
-//! too, is read before and after. Then HTTP announces over connections that stay open. Addresses are
-//! on loopback, so there is no driver and no wire; a sender pays for its packet's way up to the
-//! receiver's socket. Every peer counts as public here (isolate_private_networks=false), which
-//! saves looking its address up in the table of private networks.
+//! Two servers run as children on one CPU: the program with one worker, and a bare
+//! recvmmsg/sendmmsg echo in batches of 64 whose replies have the same size. The same closed loop
+//! of announces drives them in turns from the next CPU; each server's CPU time, of all its threads
+//! and in the kernel too, is read before and after. Then HTTP announces over connections that stay
+//! open. Addresses are on loopback, so there is no driver and no wire; a sender pays for its
+//! packet's way up to the receiver's socket. Every peer counts as public here
+//! (isolate_private_networks=false), which saves looking its address up in the table of private
+//! networks.
 //!
-//! `cargo bench --bench echo` measures; without `--bench` everything runs once, briefly. Environment:
-//! THRONG_ECHO_ROUNDS (5), THRONG_ECHO_SECONDS (3), THRONG_ECHO_SWARMS (10000), THRONG_ECHO_PEERS
-//! (20 a swarm), THRONG_ECHO_NUM_WANT (50), THRONG_ECHO_WINDOW (256 requests in flight),
-//! THRONG_ECHO_CONNECTIONS (64), THRONG_ECHO_ONLY=udp or http.
+//! `cargo bench --bench echo` measures; without `--bench` everything runs once, briefly.
+//! Environment: THRONG_ECHO_ROUNDS (5), THRONG_ECHO_SECONDS (3), THRONG_ECHO_SWARMS (10000),
+//! THRONG_ECHO_PEERS (20 a swarm), THRONG_ECHO_NUM_WANT (50), THRONG_ECHO_WINDOW (256 requests in
+//! flight), THRONG_ECHO_CONNECTIONS (64), THRONG_ECHO_ONLY=udp or http.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};

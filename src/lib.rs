@@ -20,10 +20,11 @@
 //!
 //! - Ranks 0 to 3 are sans-IO: bytes, addresses and the time in, bytes out. No socket, file, clock,
 //!   thread or log line, so that any driver, a fuzzer or a simulator can run them.
-//! - A swarm is changed by the core that owns it and by no other; what another core wants of it comes
-//!   as a message.
+//! - A swarm is changed by the core that owns it and by no other; what another core wants of it
+//!   comes as a message.
 //! - The announce path takes no lock and writes no cache line that another core writes.
-//! - Nothing is sent to a UDP source that has not proved its address, but the 16-byte connect reply.
+//! - Nothing is sent to a UDP source that has not proved its address, but the 16-byte connect
+//!   reply.
 //! - Everything has a bound, and what happens at the bound has a counter.
 
 pub mod limits;

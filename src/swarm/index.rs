@@ -146,12 +146,12 @@ impl Swarms {
         self.index.find(hash, |&handle| self.get(handle).info_hash == *info_hash).copied()
     }
 
-    /// Brings into the cache what an announce to each of `hashes` will touch: in three passes, each of
-    /// loads that do not depend on one another, so that the latencies of a batch overlap.
+    /// Brings into the cache what an announce to each of `hashes` will touch: in three passes, each
+    /// of loads that do not depend on one another, so that the latencies of a batch overlap.
     ///
-    /// Plain loads, whose sum is returned so that they are not optimised away. What the passes guess
-    /// may be wrong (an index entry is taken for the swarm's by 7 bits of its hash): then a load was
-    /// wasted, no more.
+    /// Plain loads, whose sum is returned so that they are not optimised away. What the passes
+    /// guess may be wrong (an index entry is taken for the swarm's by 7 bits of its hash): then a
+    /// load was wasted, no more.
     #[must_use]
     pub fn warm(&self, hashes: &[InfoHash]) -> u64 {
         let mut handles: [Option<SwarmHandle>; BATCH_MAX] = [None; BATCH_MAX];

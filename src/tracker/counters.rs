@@ -162,7 +162,8 @@ macro_rules! counters {
 }
 
 counters! {
-    Counter Request requests: "Requests received: verified ones over UDP, any announce or scrape over HTTP.";
+    Counter Request requests:
+        "Requests received: verified ones over UDP, any announce or scrape over HTTP.";
     Counter Request replies: "Requests answered, refusals not among them.";
     Counter Drop drops: "Requests that got no answer, or none in time, by reason.";
     Counter Refusal refusals: "Requests answered with a failure, by reason.";

@@ -38,7 +38,8 @@ impl Tracker {
         effects: &mut impl Effects,
     ) {
         assert!(batch.len() <= BATCH_MAX, "the caller's buffers bound a batch");
-        // First everything that needs no memory of ours, then the swarms all at once, then the rest.
+        // First everything that needs no memory of ours, then the swarms all at once, then the
+        // rest.
         let mut requests = [const { None }; BATCH_MAX];
         let mut hashes = [InfoHash([0; 20]); BATCH_MAX];
         let mut announces = 0;
