@@ -1,8 +1,8 @@
 //! The swarm store alone: announces of known peers, peers that join and leave, samples, growth.
 //!
 //! Popularity is skewed: a peer's swarm is floor(swarms * u^4) for an even u in 0..1, so that one
-//! per cent of the swarms holds about a third of the peers. `THRONG_BENCH_LARGE=1` adds a store that no
-//! cache holds, of 200,000 swarms and 1,000,000 peers.
+//! per cent of the swarms holds about a third of the peers. `THRONG_BENCH_LARGE=1` adds a store
+//! that no cache holds, of 200,000 swarms and 1,000,000 peers.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
