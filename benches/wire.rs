@@ -125,8 +125,8 @@ fn http_requests(c: &mut Criterion) {
         };
         let (head, query) = read();
         assert_eq!((head.path, head.keep_alive), (&b"/announce"[..], client == "transmission"));
-        assert_eq!(query.announce.info_hash.words()[0], 0xe381_1b95);
-        assert_eq!(query.announce.info_hash.words()[4], 0x4747_7157);
+        assert_eq!(query.announce.info_hash.0[..4], [0xe3, 0x81, 0x1b, 0x95]);
+        assert_eq!(query.announce.info_hash.0[16..], [0x47, 0x47, 0x71, 0x57]);
         let (left, want) = match client {
             "qbittorrent" => (5_037_662_208, 200),
             _ => (4_964_261_888, 80),

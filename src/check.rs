@@ -23,7 +23,7 @@ use crate::wire::id::InfoHash;
 
 /// What glommio demands of RLIMIT_MEMLOCK before it starts an executor (glommio 0.9,
 /// `MIN_MEMLOCK_LIMIT`); it looks at the limit, not at what is used, and root is not exempt.
-const LOCKED_BYTES_MIN: u64 = 512 * 1_024;
+pub const LOCKED_BYTES_MIN: u64 = 512 * 1_024;
 /// Locked memory of one worker's rings. Measured on 6.18: a ring of 4,096 entries and 16,384
 /// completions takes 580 KiB, an executor's own rings 50 KiB; the rest is for a restart that
 /// overlaps.

@@ -13,7 +13,7 @@ use throng::runtime::{self, RunError};
 
 use cli::{Cli, Command, Options};
 
-/// Standard output or the log cannot be written (`EX_IOERR` of sysexits.h).
+/// Input or output failed: a socket, standard output, a worker's ring (`EX_IOERR` of sysexits.h).
 const EXIT_IO: u8 = 74;
 /// The configuration is missing or wrong (`EX_CONFIG` of sysexits.h). A service manager should not
 /// try again: `RestartPreventExitStatus=78`.

@@ -87,8 +87,8 @@ pub struct Udp {
     /// 32 hex digits, shared by nodes that accept each other's connection ids. Default "" = drawn
     /// at the first start and kept in the state directory. Secret: never log it.
     pub connection_id_key: String,
-    /// How long a connection id is valid. Default 128s, 128s to 2h; see
-    /// [`Udp::connection_id_epochs`].
+    /// How long a connection id is valid at the most, in whole epochs of 64 s, that of its issue
+    /// included. Default 128s, 128s to 2h.
     pub connection_id_lifetime: Span,
 }
 
@@ -240,12 +240,6 @@ impl Udp {
     /// The key of the connection ids, or `None` when it is to be drawn and kept.
     pub fn connection_id_key_bytes(&self) -> Option<[u8; 16]> {
         rules::parse_key(&self.connection_id_key)
-    }
-
-    /// In how many epochs of [`limits::CONNECTION_EPOCH_SECONDS`] an id is valid, that of its issue
-    /// included: the lifetime, rounded up.
-    pub fn connection_id_epochs(&self) -> u32 {
-        self.connection_id_lifetime.as_secs().div_ceil(limits::CONNECTION_EPOCH_SECONDS)
     }
 }
 

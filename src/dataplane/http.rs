@@ -131,14 +131,15 @@ impl Connections {
         self.slots.len() - self.free.len()
     }
 
-    /// Takes a new connection, or closes it at once if there are as many as may be.
-    ///
-    /// Returns whether it was taken.
-    pub fn accepted(&mut self, now: Seconds, stream: OwnedFd, ring: &mut Ring) -> bool {
-        let Some(peer) = peer_of(&stream) else { return false };
-        if self.count() >= self.limits.connections_max {
-            return false;
-        }
+    /// Whether there are as many connections as may be.
+    #[must_use]
+    pub const fn is_full(&self) -> bool {
+        self.count() >= self.limits.connections_max
+    }
+
+    /// Takes a new connection, unless its other side has gone already.
+    pub fn accepted(&mut self, now: Seconds, stream: OwnedFd, ring: &mut Ring) {
+        let Some(peer) = peer_of(&stream) else { return };
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
             u32::try_from(self.slots.len() - 1).expect("bounded by descriptors")
@@ -158,7 +159,6 @@ impl Connections {
             searched: 0,
             output: Vec::new(),
         });
-        true
     }
 
     /// Bytes came: answers the requests in them. `bytes` is empty at the end of the stream, `None`
@@ -308,7 +308,7 @@ impl Connections {
             match conn.state {
                 State::Closing => {}
                 State::Waiting { head_only, .. } => {
-                    let status = tracker.handle_late_http(&mut self.body);
+                    let status = tracker.handle_late_http(conn.peer, &mut self.body);
                     conn.respond(status, &self.body, false, head_only);
                     self.proceed(now, token, Progress(Step::Write), ring);
                 }
@@ -394,7 +394,7 @@ impl<E: Effects> Serving<'_, E> {
             let (head, end) = match parsed {
                 Ok(parsed) => parsed,
                 Err(error) => {
-                    let status = self.tracker.handle_bad_http(error, self.body);
+                    let status = self.tracker.handle_bad_http(conn.peer, error, self.body);
                     conn.respond(status, self.body, false, false);
                     conn.after = After::Drain;
                     return buffer.len();
@@ -408,6 +408,9 @@ impl<E: Effects> Serving<'_, E> {
                 HttpAnswer::Ready(status) => {
                     conn.respond(status, self.body, keep_alive, head_only);
                     if !keep_alive {
+                        if used < buffer.len() {
+                            conn.after = After::Drain;
+                        }
                         return buffer.len();
                     }
                 }

@@ -140,7 +140,8 @@ impl RingRefusal {
                  container with `--security-opt seccomp=PROFILE.json`, a profile that allows \
                  io_uring_setup, io_uring_enter and io_uring_register (in Kubernetes a \
                  `seccompProfile` of type Localhost); `seccomp=unconfined` shows whether that is \
-                 it. Under systemd add `SystemCallFilter=@io-uring`."
+                 it. In a systemd unit with SystemCallFilter= \
+                 add the same three calls."
             }
             Cause::OldKernel { .. } => {
                 "Upgrade the kernel to 6.1 or later. gVisor has no io_uring: use another runtime."

@@ -39,7 +39,7 @@ const LOG_SECONDS: u32 = 60;
 /// Turns for answers to leave after the order to stop.
 const GOODBYE_TURNS: u32 = 8;
 
-/// What the control plane wants of a worker, looked at on every timer.
+/// What the control plane wants of a worker, looked at on every turn.
 #[derive(Debug)]
 pub struct Orders {
     doorbell: Arc<Doorbell>,
@@ -128,6 +128,10 @@ pub struct Worker {
     received: Vec<Completion>,
     /// UDP listeners whose receive ended and must be armed again.
     unarmed: Vec<u8>,
+    /// UDP listeners whose receive failed; the timer arms them again.
+    failed: Vec<u8>,
+    /// Whether more idle swarms wait to be removed than one slice takes.
+    sweeping: bool,
     /// HTTP answers that came from other cores.
     answers: Answers,
     message: Vec<u8>,
@@ -163,6 +167,8 @@ impl Worker {
             tracker: Tracker::new(parts.setup),
             connections: Connections::new(parts.http_limits),
             unarmed: (0..parts.udp.len()).filter_map(|index| u8::try_from(index).ok()).collect(),
+            failed: Vec::new(),
+            sweeping: false,
             udp: parts.udp,
             http: parts.http.into_iter().map(|socket| Listener { socket, armed: false }).collect(),
             post: parts.post,
@@ -194,11 +200,8 @@ impl Worker {
         self.published.set_serving(true);
         let mut idle = 0;
         while !self.orders.stop.load(Ordering::Relaxed) {
-            if self.turn()? {
-                idle = 0;
-                glommio::executor().yield_if_needed().await;
-            } else if idle < IDLE_TURNS {
-                idle += 1;
+            idle = if self.turn()? { 0 } else { idle + 1 };
+            if idle <= IDLE_TURNS {
                 glommio::yield_if_needed().await;
             } else {
                 idle = 0;
@@ -245,19 +248,23 @@ impl Worker {
         if let Some(access) = self.orders.new_access() {
             self.tracker.set_access(access);
         }
-        Ok(busy || messages)
+        if self.sweeping {
+            self.sweeping = self.tracker.sweep(self.now);
+        }
+        Ok(busy || messages || self.sweeping)
     }
 
     fn complete(&mut self, completion: Completion) {
         match completion.operation {
             Operation::Datagram(listener) => {
-                if completion.result().is_err() {
-                    // Out of buffers, mostly: those of this turn come back before it is armed
-                    // again.
-                    self.tracker.counters_mut().ring_enobufs[0] += 1;
-                }
+                let starved = is_out_of_buffers(&completion);
+                self.tracker.counters_mut().ring_enobufs[0] += u64::from(starved);
                 if !completion.goes_on() {
-                    self.unarmed.push(listener);
+                    // The buffers of this turn come back before it is armed again. After any other
+                    // error the timer arms it, lest an error that stays makes the loop spin.
+                    let failed = completion.result().is_err() && !starved;
+                    let list = if failed { &mut self.failed } else { &mut self.unarmed };
+                    list.push(listener);
                 }
                 self.received.push(completion);
             }
@@ -350,10 +357,7 @@ impl Worker {
     }
 
     fn read(&mut self, token: Token, completion: Completion) {
-        let result = completion.result();
-        let starved = result.as_ref().is_err_and(|error| {
-            error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error())
-        });
+        let starved = is_out_of_buffers(&completion);
         let (inbox, outbox) = self.ring.split();
         // An error ends the connection as the end of the stream does.
         let bytes = (!starved).then(|| inbox.read_bytes(&completion));
@@ -390,12 +394,13 @@ impl Worker {
         let goes_on = completion.goes_on();
         match completion.accepted() {
             Ok(stream) => {
-                let taken = self.connections.accepted(self.now, stream, &mut self.ring);
-                let counters = self.tracker.counters_mut();
-                counters.http_connections_accepted[0] += u64::from(taken);
-                counters.http_connections_refused[0] += u64::from(!taken);
-                if !taken {
+                if self.connections.is_full() {
+                    drop(stream);
+                    self.tracker.counters_mut().http_connections_refused[0] += 1;
                     self.log_refusals("as many HTTP connections as configured");
+                } else {
+                    self.tracker.counters_mut().http_connections_accepted[0] += 1;
+                    self.connections.accepted(self.now, stream, &mut self.ring);
                 }
                 if !goes_on {
                     self.http[listener].armed = false;
@@ -461,11 +466,10 @@ impl Worker {
             let (_, outbox) = self.ring.split();
             let (udp, post, answers) = (&self.udp, &mut self.post, &mut self.answers);
             let mut exits = Exits { outbox, udp, post, answers };
-            self.tracker.tick(self.now, &mut exits);
+            self.sweeping |= self.tracker.tick(self.now, &mut exits);
             self.connections.expire(self.now, &mut self.tracker, &mut self.ring);
-        } else {
-            self.tracker.sweep(self.now);
         }
+        self.unarmed.append(&mut self.failed);
         for index in 0..self.http.len() {
             if !self.http[index].armed {
                 self.refuse_newest(index);
@@ -543,6 +547,12 @@ impl Effects for Exits<'_> {
 pub fn boot_seconds() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     u64::try_from(now.tv_sec).unwrap_or(0)
+}
+
+/// Whether a receive ended for lack of buffers, which come back within the turn.
+fn is_out_of_buffers(completion: &Completion) -> bool {
+    let nobufs = Some(rustix::io::Errno::NOBUFS.raw_os_error());
+    completion.result().is_err_and(|error| error.raw_os_error() == nobufs)
 }
 
 fn is_short_of_descriptors(error: &io::Error) -> bool {

@@ -35,8 +35,6 @@ use crate::tracker::owner::{CoreId, Owner};
 use crate::tracker::policy::{Policy, PortSet};
 use crate::tracker::published::Published;
 
-/// glommio's own lower bound for locked memory.
-const LOCKED_BYTES_MIN: u64 = 512 * 1_024;
 /// Memory that an executor registers for its own file I/O, of which we do none.
 const EXECUTOR_IO_BYTES: usize = 64 * 1_024;
 /// Connections waiting to be accepted, per listener; the kernel caps it at net.core.somaxconn.
@@ -124,6 +122,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
     let plan = plan(config)?;
     let workers = plan.cpus.len();
     let started = boot_seconds();
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let secrets = secrets::draw(config)?;
     let owner = Owner::new(secrets.owner_keys, u16_of(workers));
 
@@ -131,7 +130,6 @@ pub fn run(config: &Config) -> Result<(), RunError> {
     let admin = config.admin.listen_addr().map(admin::bind).transpose()?;
     let steered = steer(config, &udp, &owner);
 
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let lifetime = config.udp.connection_id_lifetime.as_secs();
     let connection_ids = ConnectionIds::new(secrets.connection_id_key, wall, lifetime);
     let mesh = mailbox::mesh(workers, mailbox::capacity_bytes(workers))
@@ -210,12 +208,12 @@ fn raise_limits() {
 fn machine_or_refuse() -> Result<(), RunError> {
     probe::io_uring().map_err(|refusal| RunError::Machine(refusal.to_string()))?;
     match getrlimit(Resource::Memlock).current {
-        Some(bytes) if bytes < LOCKED_BYTES_MIN => Err(RunError::Machine(format!(
+        Some(bytes) if bytes < check::LOCKED_BYTES_MIN => Err(RunError::Machine(format!(
             "the limit of locked memory is {} KiB, and each worker's executor needs {} KiB. \
              Raise it: `ulimit -l` in a shell, LimitMEMLOCK= in a systemd unit, \
              --ulimit memlock= for a container.",
             bytes / 1_024,
-            LOCKED_BYTES_MIN / 1_024,
+            check::LOCKED_BYTES_MIN / 1_024,
         ))),
         _ => Ok(()),
     }
@@ -316,18 +314,20 @@ fn bind(
     Ok((udp, http))
 }
 
-/// Lets the kernel deliver to the owning worker, if it can. Returns whether it does.
+/// Lets the kernel deliver to the owning worker, if it can. Returns whether it does everywhere.
 fn steer(config: &Config, udp: &Groups<UdpSocket>, owner: &Owner) -> bool {
     if !config.udp.steering || owner.cores() < 2 {
         return false;
     }
+    let mut steered = true;
     for group in udp {
         if let Err(error) = steering::attach(group[0].as_fd(), owner) {
-            warn!("steering is off, mailboxes do the work: attaching the program failed: {error}");
-            return false;
+            let address = group[0].local_addr().map_or_else(|_| String::new(), |a| a.to_string());
+            warn!("no steering on UDP {address}, mailboxes do the work there: {error}");
+            steered = false;
         }
     }
-    true
+    steered
 }
 
 fn announce_start(
@@ -385,6 +385,7 @@ fn spawn(
 ) -> Result<JoinHandle<()>, RunError> {
     let name = format!("throng-{index}");
     let serve = move || {
+        let _guard = AbortOnPanic;
         if !core_affinity::set_for_current(cpu) {
             warn!("worker {index} could not be pinned to CPU {}", cpu.id);
         }
@@ -405,6 +406,18 @@ fn spawn(
         .name(format!("throng-{index}"))
         .spawn(serve)
         .map_err(|source| RunError::Io { what: "starting a worker's thread", source })
+}
+
+/// Ends the process when a worker panics, in builds that unwind: a tracker without one of its cores
+/// would silently lose its share of all swarms.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
 }
 
 /// The control plane: answers operators, obeys signals, ends when a worker does.
@@ -444,6 +457,7 @@ fn supervise(
 /// Reads the access list again; a bad one leaves the old one in force.
 fn reload(config: &Config, orders: &[Arc<Orders>], signal: &str) {
     match load_access(config) {
+        Ok(Access::Open) => info!("{signal}: there is no access list to read again"),
         Ok(access) => {
             orders.iter().for_each(|orders| orders.set_access(access.clone()));
             info!("{signal}: the access list has been read again");

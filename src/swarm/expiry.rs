@@ -8,8 +8,8 @@ use super::index::Queue;
 use super::{SwarmHandle, SwarmStore};
 use crate::time::Seconds;
 
-/// Swarms that one slice of the sweep removes at the most: well below a millisecond.
-const SWEEP_SLICE: u32 = 512;
+/// Swarms of each queue that one slice of the sweep removes at the most: some ten microseconds.
+const SWEEP_SLICE: u32 = 64;
 
 impl SwarmStore {
     /// Removes swarms whose last announce is older than a peer may be: a bounded slice of them.

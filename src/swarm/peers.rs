@@ -179,6 +179,14 @@ impl PeerList {
         if self.oldest == NONE { None } else { Some(self.oldest) }
     }
 
+    /// Touches what an announce will: the first endpoints and records, and the ends of the links.
+    #[must_use]
+    pub fn warm(&self) -> u64 {
+        let endpoint = self.endpoints.first().copied().unwrap_or(0);
+        let record = |at: u32| self.records.get(at as usize).map_or(0, |record| record.stamp.0);
+        u64::from(endpoint) + u64::from(record(0)) + u64::from(record(self.oldest))
+    }
+
     /// Bytes of heap that the list holds.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {

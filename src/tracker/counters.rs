@@ -162,9 +162,9 @@ macro_rules! counters {
 }
 
 counters! {
-    Counter Request requests: "Requests received, well-formed and addressed to this tracker.";
+    Counter Request requests: "Requests received: verified ones over UDP, any announce or scrape over HTTP.";
     Counter Request replies: "Requests answered, refusals not among them.";
-    Counter Drop drops: "Requests that got no answer, by reason.";
+    Counter Drop drops: "Requests that got no answer, or none in time, by reason.";
     Counter Refusal refusals: "Requests answered with a failure, by reason.";
     Counter Family udp_received_bytes: "Payload bytes of datagrams received.";
     Counter Family udp_sent_bytes: "Payload bytes of datagrams sent.";

@@ -79,16 +79,21 @@ impl Tracker {
                 self.counters.request(Transport::Http, Family::of(source), Action::Scrape);
                 self.http_scrape(now, (source, connection), head.query, body, effects)
             }
-            None => HttpAnswer::Ready(self.handle_bad_http(ParseError::NotFound, body)),
+            None => HttpAnswer::Ready(self.handle_bad_http(source, ParseError::NotFound, body)),
         }
     }
 
     /// Writes the answer to bytes that are no request of ours; returns the status it goes out with.
-    pub fn handle_bad_http(&mut self, error: ParseError, body: &mut Vec<u8>) -> Status {
+    pub fn handle_bad_http(
+        &mut self,
+        source: IpAddr,
+        error: ParseError,
+        body: &mut Vec<u8>,
+    ) -> Status {
         body.clear();
         let refusal = Refusal::Malformed(error);
         self.counters.refuse(refusal);
-        write_failure(body, None, refusal, &self.policy);
+        write_failure(body, source.to_canonical(), refusal, &self.policy);
         match error {
             ParseError::NotFound => Status::NotFound,
             ParseError::MethodNotAllowed => Status::MethodNotAllowed,
@@ -98,11 +103,11 @@ impl Tracker {
     }
 
     /// Writes the answer to a request whose owner has not answered in time.
-    pub fn handle_late_http(&mut self, body: &mut Vec<u8>) -> Status {
+    pub fn handle_late_http(&mut self, source: IpAddr, body: &mut Vec<u8>) -> Status {
         body.clear();
         self.counters.drop(DropReason::OwnerSilent);
         self.counters.refuse(Refusal::Busy);
-        write_failure(body, None, Refusal::Busy, &self.policy);
+        write_failure(body, source.to_canonical(), Refusal::Busy, &self.policy);
         Status::Ok
     }
 
@@ -163,7 +168,7 @@ impl Tracker {
             }
             Err(refusal) => {
                 self.counters.refuse(refusal);
-                write_failure(body, Some(ip), refusal, &self.policy);
+                write_failure(body, ip, refusal, &self.policy);
             }
         }
     }
@@ -189,7 +194,7 @@ impl Tracker {
         // A dictionary has each key once, in order.
         hashes.sort_unstable();
         hashes.dedup();
-        let asker = ScrapeAsker::Http { connection, family: Family::of(source) };
+        let asker = ScrapeAsker::Http { connection, ip: source };
         match self.scrape(now, asker, hashes.into_iter(), effects) {
             Ok(()) => HttpAnswer::Pending,
             Err(_) => self.refused(source, Refusal::Busy, body),
@@ -199,31 +204,34 @@ impl Tracker {
     pub(super) fn answer_http_scrape(
         &mut self,
         gathering: &Gathering,
-        connection: Connection,
-        family: Family,
+        (connection, ip): (Connection, IpAddr),
         effects: &mut impl Effects,
     ) {
         let mut body = std::mem::take(&mut self.body);
         body.clear();
-        write_scrape(&mut body, gathering.rows(), self.policy.interval_secs / 2);
-        self.counters.reply(Transport::Http, family, Action::Scrape);
+        write_scrape(&mut body, ip, gathering.rows(), self.policy.interval_secs / 2);
+        self.counters.reply(Transport::Http, Family::of(ip), Action::Scrape);
         effects.answer_http(connection, &body);
         self.body = body;
     }
 
     /// Tells a connection that its scrape has come to nothing.
-    pub(super) fn answer_busy(&mut self, connection: Connection, effects: &mut impl Effects) {
+    pub(super) fn answer_busy(
+        &mut self,
+        (connection, ip): (Connection, IpAddr),
+        effects: &mut impl Effects,
+    ) {
         let mut body = std::mem::take(&mut self.body);
         body.clear();
         self.counters.refuse(Refusal::Busy);
-        write_failure(&mut body, None, Refusal::Busy, &self.policy);
+        write_failure(&mut body, ip, Refusal::Busy, &self.policy);
         effects.answer_http(connection, &body);
         self.body = body;
     }
 
     fn refused(&mut self, source: IpAddr, refusal: Refusal, body: &mut Vec<u8>) -> HttpAnswer {
         self.counters.refuse(refusal);
-        write_failure(body, Some(source), refusal, &self.policy);
+        write_failure(body, source, refusal, &self.policy);
         HttpAnswer::Ready(Status::Ok)
     }
 }
@@ -281,11 +289,13 @@ fn write_dictionaries(out: &mut Writer<'_>, reply: &Reply<'_>, form: Form) {
 /// A scrape (BEP 48), with `downloaders` beside `incomplete` (BEP 21: partial seeds left out).
 fn write_scrape<'a>(
     body: &mut Vec<u8>,
+    ip: IpAddr,
     rows: impl Iterator<Item = (&'a InfoHash, &'a crate::swarm::Counts)>,
     min_interval_secs: u32,
 ) {
     let mut out = Writer::new(body);
     out.begin_dictionary();
+    write_external_ip(&mut out, ip);
     out.bytes(b"files");
     out.begin_dictionary();
     for (hash, counts) in rows {
@@ -306,29 +316,29 @@ fn write_scrape<'a>(
 }
 
 /// A failure, with everything that makes some client wait before it asks again (BEP 31).
-fn write_failure(body: &mut Vec<u8>, ip: Option<IpAddr>, refusal: Refusal, policy: &Policy) {
+fn write_failure(body: &mut Vec<u8>, ip: IpAddr, refusal: Refusal, policy: &Policy) {
     let interval = match refusal {
         Refusal::Busy => BUSY_INTERVAL_SECS,
         _ => policy.interval_secs,
     };
     let mut out = Writer::new(body);
     out.begin_dictionary();
-    if let Some(ip) = ip {
-        write_external_ip(&mut out, ip);
-    }
+    write_external_ip(&mut out, ip);
     out.bytes(b"failure reason");
     out.bytes(refusal.text().as_bytes());
     out.entry("interval", u64::from(interval));
     out.entry("min interval", u64::from(interval));
     out.bytes(b"retry in");
     match refusal {
-        Refusal::Busy => out.unsigned(u64::from(interval / 60)),
-        _ => out.bytes(b"never"),
+        // The same bytes would be refused for ever.
+        Refusal::Malformed(_) | Refusal::PortZero | Refusal::FullScrape => out.bytes(b"never"),
+        // Minutes; lists change.
+        Refusal::NotAllowed | Refusal::Busy => out.unsigned(u64::from(interval / 60)),
     }
     out.end();
 }
 
-/// The address under which we see the peer (BEP 24): 4 or 16 bytes.
+/// The address that counts for the peer (BEP 24): 4 or 16 bytes.
 fn write_external_ip(out: &mut Writer<'_>, ip: IpAddr) {
     out.bytes(b"external ip");
     match ip {

@@ -3,7 +3,7 @@
 //! Only our own cores read these, so a message that does not parse is a bug of ours, not bad input.
 //! Big-endian, fields in order, the variable part last.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use crate::wire::announce::{Announce, Event, Left, NumWant};
 use crate::wire::id::{InfoHash, PeerId};
@@ -68,8 +68,7 @@ impl<'a> Message<'a> {
         match *self {
             Self::Datagram { listener, source, bytes } => {
                 out.extend([0, listener]);
-                write_ip(out, source.ip());
-                out.extend(source.port().to_be_bytes());
+                write_source(out, source);
                 out.extend(bytes);
             }
             Self::Announce { connection, ip, ref announce, form } => {
@@ -104,7 +103,7 @@ impl<'a> Message<'a> {
         Some(match reader.byte()? {
             0 => Self::Datagram {
                 listener: reader.byte()?,
-                source: SocketAddr::new(reader.ip()?, reader.u16()?),
+                source: reader.source()?,
                 bytes: reader.0,
             },
             1 => Self::Announce {
@@ -134,6 +133,15 @@ pub fn read_counts(bytes: &[u8]) -> Counts {
     let mut reader = Reader(bytes);
     let mut next = || reader.u32().unwrap_or(0);
     Counts { seeders: next(), leechers: next(), partial: next(), completed: next() }
+}
+
+/// With the interface of a link-local source: without it, nobody there can be answered.
+fn write_source(out: &mut Vec<u8>, source: SocketAddr) {
+    write_ip(out, source.ip());
+    out.extend(source.port().to_be_bytes());
+    if let SocketAddr::V6(v6) = source {
+        out.extend(v6.scope_id().to_be_bytes());
+    }
 }
 
 fn write_ip(out: &mut Vec<u8>, ip: IpAddr) {
@@ -206,6 +214,14 @@ impl Reader<'_> {
         }
     }
 
+    fn source(&mut self) -> Option<SocketAddr> {
+        let (ip, port) = (self.ip()?, self.u16()?);
+        Some(match ip {
+            IpAddr::V4(v4) => SocketAddr::from((v4, port)),
+            IpAddr::V6(v6) => SocketAddrV6::new(v6, port, 0, self.u32()?).into(),
+        })
+    }
+
     fn announce(&mut self) -> Option<Announce> {
         Some(Announce {
             info_hash: InfoHash(self.array()?),
@@ -260,11 +276,14 @@ mod tests {
         let (connection, ticket) = (Connection(u64::MAX - 1), Ticket(3));
         let v6: SocketAddr = "[2001:db8::1]:9".parse().expect("v6");
         let v4: SocketAddr = "192.0.2.1:9".parse().expect("v4");
+        let ip = "fe80::1".parse().expect("v6");
+        let link_local = SocketAddr::from(SocketAddrV6::new(ip, 9, 0, 7));
         let form = Form { compact: true, no_peer_id: false };
         let (ip4, ip6) = (v4.ip(), v6.ip());
         for message in [
             Message::Datagram { listener: 3, source: v4, bytes: b"abc" },
             Message::Datagram { listener: 0, source: v6, bytes: b"" },
+            Message::Datagram { listener: 1, source: link_local, bytes: b"abc" },
             Message::Announce { connection, ip: ip4, announce: announce(), form },
             Message::Announce { connection, ip: ip6, announce: plain, form },
             Message::Body { connection, body: b"de" },

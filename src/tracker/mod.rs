@@ -16,8 +16,6 @@ pub mod owner;
 pub mod policy;
 pub mod published;
 mod scrape;
-#[cfg(test)]
-mod tests;
 mod udp;
 
 pub use scrape::Ticket;

@@ -4,7 +4,7 @@
 //! for all of that owner's, and answers when the last one has replied. What waits is bounded in
 //! number and in time.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::http::Connection;
 use super::message::{COUNTS_BYTES, Message, read_counts, write_counts};
@@ -14,7 +14,6 @@ use super::{Effects, Tracker};
 use crate::limits::{PENDING_SCRAPE_SECONDS, PENDING_SCRAPES_MAX};
 use crate::swarm::Counts;
 use crate::time::Seconds;
-use crate::wire::addr::Family;
 use crate::wire::id::{InfoHash, TransactionId};
 
 /// Names a scrape that waits: a slot and a generation, so that a late answer cannot hit another.
@@ -31,7 +30,7 @@ pub(super) enum ScrapeAsker {
     /// A verified UDP source.
     Udp { listener: u8, source: SocketAddr, transaction_id: TransactionId },
     /// An HTTP connection.
-    Http { connection: Connection, family: Family },
+    Http { connection: Connection, ip: IpAddr },
 }
 
 /// One scrape while its counts come in.
@@ -204,8 +203,8 @@ impl Tracker {
             let ticket = Ticket(generation << SLOT_BITS | slot as u64);
             let gathering = self.scrapes.remove(ticket).expect("seen above");
             self.counters.drop(DropReason::OwnerSilent);
-            if let ScrapeAsker::Http { connection, .. } = gathering.asker {
-                self.answer_busy(connection, effects);
+            if let ScrapeAsker::Http { connection, ip } = gathering.asker {
+                self.answer_busy((connection, ip), effects);
             }
             self.scrapes.recycle(gathering);
         }
@@ -229,8 +228,8 @@ impl Tracker {
             ScrapeAsker::Udp { listener, source, transaction_id } => {
                 self.answer_udp_scrape(gathering, (listener, source), transaction_id, effects)
             }
-            ScrapeAsker::Http { connection, family } => {
-                self.answer_http_scrape(gathering, connection, family, effects);
+            ScrapeAsker::Http { connection, ip } => {
+                self.answer_http_scrape(gathering, (connection, ip), effects);
                 Ok(())
             }
         }

@@ -11,14 +11,17 @@ use super::message::Message;
 use super::outcome::{DropReason, Refusal};
 use super::scrape::{Gathering, ScrapeAsker};
 use super::{Datagram, Effects, Tracker};
-use crate::limits::{BATCH_MAX, UDP_REPLY_BYTES_MAX};
+use crate::limits::{BATCH_MAX, DATAGRAM_BYTES_MAX, UDP_REPLY_BYTES_MAX};
 use crate::time::Seconds;
 use crate::wire::addr::{Endpoint, Family};
-use crate::wire::id::TransactionId;
+use crate::wire::id::{InfoHash, TransactionId};
 use crate::wire::udp::{self, AnnounceView, Request, ScrapeView};
 
 /// Bytes before the peers of an announce reply.
 const ANNOUNCE_HEAD_BYTES: usize = 20;
+
+/// Announces in a batch from which it pays to look for all their swarms first.
+const WARM_FROM: usize = 4;
 
 /// Where an answer goes.
 type Target = (u8, SocketAddr);
@@ -35,13 +38,24 @@ impl Tracker {
         effects: &mut impl Effects,
     ) {
         assert!(batch.len() <= BATCH_MAX, "the caller's buffers bound a batch");
-        // First everything that needs no memory of ours, then everything that does.
+        // First everything that needs no memory of ours, then the swarms all at once, then the rest.
         let mut requests = [const { None }; BATCH_MAX];
+        let mut hashes = [InfoHash([0; 20]); BATCH_MAX];
+        let mut announces = 0;
         for (request, datagram) in requests.iter_mut().zip(batch) {
             match self.verify(now, datagram) {
-                Ok(parsed) => *request = Some(parsed),
+                Ok(parsed) => {
+                    if let Request::Announce(view) = &parsed {
+                        hashes[announces] = view.info_hash();
+                        announces += 1;
+                    }
+                    *request = Some(parsed);
+                }
                 Err(reason) => self.counters.drop(reason),
             }
+        }
+        if announces >= WARM_FROM {
+            self.store.warm(&hashes[..announces]);
         }
         for (request, datagram) in requests.iter().zip(batch) {
             let Some(request) = request else { continue };
@@ -99,7 +113,7 @@ impl Tracker {
         if datagram.source.port() == 0 {
             return Err(DropReason::SourcePortZero);
         }
-        if datagram.truncated {
+        if datagram.truncated || datagram.bytes.len() > DATAGRAM_BYTES_MAX {
             return Err(DropReason::TooLong);
         }
         let request = Request::parse(datagram.bytes).map_err(DropReason::Malformed)?;

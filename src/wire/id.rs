@@ -9,16 +9,6 @@ use std::fmt;
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct InfoHash(pub [u8; 20]);
 
-impl InfoHash {
-    /// The hash as five big-endian words.
-    #[must_use]
-    pub fn words(&self) -> [u32; 5] {
-        std::array::from_fn(|i| {
-            u32::from_be_bytes(std::array::from_fn(|byte| self.0[4 * i + byte]))
-        })
-    }
-}
-
 impl fmt::Debug for InfoHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -42,10 +32,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_big_endian_and_in_order() {
+    fn a_hash_is_shown_in_hexadecimal_digits() {
         let hash = InfoHash(std::array::from_fn(|i| u8::try_from(i).expect("below 20")));
-        assert_eq!(hash.words()[0], 0x0001_0203);
-        assert_eq!(hash.words()[4], 0x1011_1213);
         assert_eq!(format!("{hash:?}"), "000102030405060708090a0b0c0d0e0f10111213");
     }
 }

@@ -1,9 +1,9 @@
 //! Bytes to values and values to bytes, for every protocol a peer may speak.
 //!
 //! A *view* borrows a request's bytes and reads fields on demand; a *value*
-//! ([`announce::Announce`]) is what all transports mean in the end. Nothing here allocates, and no
-//! byte string whatsoever can make it panic: a request that is none becomes a
-//! [`error::ParseError`].
+//! ([`announce::Announce`]) is what all transports mean in the end. Nothing here allocates (but the
+//! bencode reader, for tests, and the growth of a caller's output), and no byte string whatsoever
+//! can make it panic: a request that is none becomes a [`error::ParseError`].
 
 pub mod addr;
 pub mod announce;

@@ -165,13 +165,19 @@ impl<'a> AnnounceView<'a> {
         self.options
     }
 
+    /// The swarm it is about.
+    #[must_use]
+    pub fn info_hash(self) -> InfoHash {
+        InfoHash(self.fixed.at::<{ offset::INFO_HASH }, 20>())
+    }
+
     /// What it says. `left` and `num_want` are signed on the wire: negative is unknown and default.
     #[must_use]
     pub fn announce(self) -> Announce {
         let left = self.fixed.u64_at::<{ offset::LEFT }>();
         let num_want = self.fixed.u32_at::<{ offset::NUM_WANT }>();
         Announce {
-            info_hash: InfoHash(self.fixed.at::<{ offset::INFO_HASH }, 20>()),
+            info_hash: self.info_hash(),
             peer_id: PeerId(self.fixed.at::<{ offset::PEER_ID }, 20>()),
             port: u16::from_be_bytes(self.fixed.at::<{ offset::PORT }, 2>()),
             uploaded: self.fixed.u64_at::<{ offset::UPLOADED }>(),

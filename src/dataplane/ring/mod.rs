@@ -41,13 +41,13 @@ const DRAIN_TURNS: u32 = 200;
 const NAME_BYTES: usize = size_of::<libc::sockaddr_in6>();
 /// Bytes before name and payload in a received datagram's buffer (`struct io_uring_recvmsg_out`).
 const RECEIVED_HEAD_BYTES: usize = 16;
-/// Bytes of a datagram's buffer.
-const DATAGRAM_BUFFER_BYTES: usize = 2_048;
+/// Bytes of a datagram's buffer; whole cache lines.
+const DATAGRAM_BUFFER_BYTES: usize = 2_112;
 /// Bytes of a stream's buffer: a request head is a few hundred bytes, two reads make the longest.
 const STREAM_BUFFER_BYTES: usize = 4_096;
 
 const _: () =
-    assert!(RECEIVED_HEAD_BYTES + NAME_BYTES + DATAGRAM_BYTES_MAX < DATAGRAM_BUFFER_BYTES);
+    assert!(RECEIVED_HEAD_BYTES + NAME_BYTES + DATAGRAM_BYTES_MAX <= DATAGRAM_BUFFER_BYTES);
 const _: () = assert!(2 * STREAM_BUFFER_BYTES >= HTTP_HEAD_BYTES_MAX);
 
 /// How large the parts of a ring are. Powers of two.

@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
 
-/// The alignment that the kernel wants for the shared ring.
-const PAGE_BYTES: usize = 4_096;
+/// The alignment that the kernel wants for the shared ring: the largest page of any Linux.
+const PAGE_BYTES: usize = 65_536;
 
 /// A group of equal buffers.
 pub(super) struct Pool {

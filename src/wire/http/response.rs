@@ -21,20 +21,12 @@ pub enum Status {
     MethodNotAllowed,
     /// 431: a head beyond the bounds.
     HeadTooLarge,
-    /// 503: not now.
-    ServiceUnavailable,
 }
 
 impl Status {
     /// Every variant, in declaration order.
-    pub const ALL: [Self; 6] = [
-        Self::Ok,
-        Self::BadRequest,
-        Self::NotFound,
-        Self::MethodNotAllowed,
-        Self::HeadTooLarge,
-        Self::ServiceUnavailable,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::Ok, Self::BadRequest, Self::NotFound, Self::MethodNotAllowed, Self::HeadTooLarge];
 
     /// The number.
     #[must_use]
@@ -45,7 +37,6 @@ impl Status {
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::HeadTooLarge => 431,
-            Self::ServiceUnavailable => 503,
         }
     }
 
@@ -58,7 +49,6 @@ impl Status {
             Self::NotFound => "Not Found",
             Self::MethodNotAllowed => "Method Not Allowed",
             Self::HeadTooLarge => "Request Header Fields Too Large",
-            Self::ServiceUnavailable => "Service Unavailable",
         }
     }
 }

@@ -1,1 +1,0 @@
-//! The tracker through its door (being written).
