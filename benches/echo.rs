@@ -1,13 +1,12 @@
 //! What a UDP announce costs the server, beside what its packets alone cost on the same machine.
 //!
-//! Two servers run as children on one CPU: the program with one worker, and a bare
-//! recvmmsg/sendmmsg echo in batches of 64 whose replies have the same size. The same closed loop
-//! of announces drives them in turns from the next CPU; each server's CPU time, of all its threads
-//! and in the kernel too, is read before and after. Then HTTP announces over connections that stay
+//! Two servers run as children on one CPU: the program with one worker, and a bare recvmmsg and
+//! sendmmsg echo in batches of 64 whose replies have the same size. The same closed loop of
+//! announces drives them in turns from the next CPU; each server's CPU time, of all its threads and
+//! in the kernel too, is read before and after. Then HTTP announces over connections that stay
 //! open. Addresses are on loopback, so there is no driver and no wire; a sender pays for its
 //! packet's way up to the receiver's socket. Every peer counts as public here
-//! (isolate_private_networks=false), which saves looking its address up in the table of private
-//! networks.
+//! (isolate_private_networks=false), which saves looking its address up among private networks.
 //!
 //! `cargo bench --bench echo` measures; without `--bench` everything runs once, briefly.
 //! Environment: THRONG_ECHO_ROUNDS (5), THRONG_ECHO_SECONDS (3), THRONG_ECHO_SWARMS (10000),
@@ -204,6 +203,13 @@ impl Cost {
     }
 }
 
+impl std::fmt::Display for Cost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { nanos_per_reply, replies_per_second, busy } = self;
+        write!(f, "  {nanos_per_reply:8.0}  {replies_per_second:9.0}  {busy:.2}")
+    }
+}
+
 /// Nanoseconds on a CPU of all threads of a process, kernel work on their behalf included.
 fn cpu_nanos(pid: u32) -> u64 {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
@@ -266,15 +272,7 @@ fn compare(options: &Options, cpus: &Cpus, server: &Server) {
         let [Some(bare), Some(whole)] = costs else { unreachable!("both had their turn") };
         let ratio = whole.nanos_per_reply / bare.nanos_per_reply;
         let difference = whole.nanos_per_reply - bare.nanos_per_reply;
-        println!(
-            "{round:5}  {:8.0}  {:9.0}  {:.2}    {:8.0}  {:9.0}  {:.2}   {ratio:5.2}  {difference:13.0}",
-            bare.nanos_per_reply,
-            bare.replies_per_second,
-            bare.busy,
-            whole.nanos_per_reply,
-            whole.replies_per_second,
-            whole.busy,
-        );
+        println!("{round:5}{bare}  {whole}   {ratio:5.2}  {difference:13.0}");
         ratios.push(ratio);
         differences.push(difference);
     }
@@ -314,6 +312,11 @@ fn http_rate(options: &Options, server: &Server) {
         .collect();
     println!("http: {} connections, one request in flight each", askers.len());
     println!("round  ns/reply  replies/s  busy  replies/s of a whole CPU");
+    // All ask as one leecher, on top of those that UDP brought.
+    let (seeders, leechers) =
+        if options.only == "http" { (0, 0) } else { (shape.seeders(), shape.leechers()) };
+    let given = shape.num_want.min(seeders + leechers) as usize;
+    let expected = (seeders, leechers + 1, given);
     let mut rng = Rng::new(9);
     let mut costs = Vec::new();
     for round in 0..=options.rounds {
@@ -321,17 +324,11 @@ fn http_rate(options: &Options, server: &Server) {
         let length = if round == 0 { WARM_UP.min(options.length) } else { options.length };
         let before = cpu_nanos(server.pid());
         let start = Instant::now();
-        let replies = ask(&mut askers, &requests, &mut rng, start + length);
+        let replies = ask(&mut askers, &requests, expected, (&mut rng, start + length));
         let cost = Cost::since(server.pid(), before, replies, start.elapsed());
         if round > 0 {
-            println!(
-                "{:5}  {:8.0}  {:9.0}  {:.2}  {:24.0}",
-                round - 1,
-                cost.nanos_per_reply,
-                cost.replies_per_second,
-                cost.busy,
-                1e9 / cost.nanos_per_reply
-            );
+            let per_cpu = 1e9 / cost.nanos_per_reply;
+            println!("{:5}{cost}  {per_cpu:24.0}", round - 1);
             costs.push(cost.nanos_per_reply);
         }
     }
@@ -340,7 +337,12 @@ fn http_rate(options: &Options, server: &Server) {
 }
 
 /// Keeps each connection busy until `end`; returns the replies.
-fn ask(askers: &mut [Asker], requests: &[Vec<u8>], rng: &mut Rng, end: Instant) -> u64 {
+fn ask(
+    askers: &mut [Asker],
+    requests: &[Vec<u8>],
+    expected: (u32, u32, usize),
+    (rng, end): (&mut Rng, Instant),
+) -> u64 {
     let count = u32::try_from(requests.len()).expect("few");
     let mut send = |asker: &mut Asker| {
         asker.len = 0;
@@ -370,8 +372,7 @@ fn ask(askers: &mut [Asker], requests: &[Vec<u8>], rng: &mut Rng, end: Instant) 
             let Some(body) = http::body(&asker.answer[..asker.len]) else { continue };
             assert!(body.starts_with(b"d8:complete"), "{}", body.escape_ascii());
             if replies.is_multiple_of(64) {
-                let (_, leechers, peers) = http::announced(body);
-                assert!(leechers > 0 || peers == 0);
+                assert_eq!(http::announced(body), expected);
             }
             replies += 1;
             waiting[index] = !over;
