@@ -1,8 +1,9 @@
 //! What an HTTP peer sees (BEP 3, 7, 23, 24, 31, 48), and the tracker against a naive one.
 //!
-//! Bytes in, bytes out, through the tracker, without a socket. Every body in this file is read by the
-//! strict bencode reader: `World` does that by itself. The model at the foot is the specification as
-//! a map of maps; random scripts over several cores must give its counts at every step.
+//! Bytes in, bytes out, through the tracker, without a socket. Every body in this file is read by
+//! the strict bencode reader: `World` does that by itself. The model at the foot is the
+//! specification as a map of maps; random scripts over several cores must give its counts at every
+//! step.
 
 mod support;
 
