@@ -523,7 +523,23 @@ fn everything_but_compact_0_is_compact() {
 }
 
 #[test]
-fn the_external_ip_is_4_or_16_bytes() {
+fn the_external_ip_is_4_or_16_bytes_in_every_answer() {
+    let mut world = World::of(2);
+    for target in [plain(""), plain("&port"), scrape_target(&[HASH]), "/scrape".into(), "/x".into()]
+    {
+        for (source, octets) in [
+            ("5.6.7.8", &[5, 6, 7, 8][..]),
+            ("::ffff:5.6.7.8", &[5, 6, 7, 8]),
+            ("2a00::9", &[0x2A, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9]),
+        ] {
+            let response = world.get(ip(source), &target);
+            assert_eq!(response.bytes("external ip").expect("always"), octets, "{target}");
+        }
+    }
+}
+
+#[test]
+fn the_external_ip_is_the_askers_at_whatever_core() {
     let mut world = World::of(2);
     let response = world.http(ip("5.6.7.8"), &leecher(HASH, 6_881));
     assert_eq!(response.bytes("external ip").expect("always"), [5, 6, 7, 8]);
@@ -767,7 +783,7 @@ fn a_scrape_is_these_bytes() {
     world.http(v4(3).ip(), &Announce { event: Event::Paused, ..leecher(HASH, 1) });
     let response = world.get(v4(1).ip(), &scrape_target(&[HASH]));
     let expected = [
-        b"d5:filesd20:",
+        b"d11:external ip4:\x05\0\0\x025:filesd20:",
         &HASH.0[..],
         b"d8:completei1e10:downloadedi0e11:downloadersi1e10:incompletei2eee",
         b"5:flagsd20:min_request_intervali900eee",
