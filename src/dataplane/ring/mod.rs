@@ -532,9 +532,9 @@ fn read_name(name: &[u8]) -> Option<SocketAddr> {
     }
 }
 
-impl Drop for Ring {
-    /// Cancels everything and waits for it, since the kernel may still write into our buffers.
-    fn drop(&mut self) {
+impl Ring {
+    /// Cancels everything and waits for it, a bounded time. Returns whether it has ended.
+    fn drain(&mut self) -> bool {
         let cancel = opcode::AsyncCancel2::new(CancelBuilder::any().all())
             .build()
             .user_data(Operation::Cancel.to_user_data());
@@ -544,10 +544,22 @@ impl Drop for Ring {
             if self.kernel.in_flight == 0 || self.enter(&mut completions).is_err() {
                 break;
             }
-            completions.clear();
+            for completion in completions.drain(..) {
+                // Nobody is left to take a connection that is accepted only now: close it.
+                if matches!(completion.operation, Operation::Accept(_)) {
+                    drop(completion.accepted());
+                }
+            }
             std::thread::yield_now();
         }
-        if self.kernel.in_flight > 0 {
+        self.kernel.in_flight == 0
+    }
+}
+
+impl Drop for Ring {
+    /// Cancels everything and waits for it, since the kernel may still write into our buffers.
+    fn drop(&mut self) {
+        if !self.drain() {
             self.datagrams.leak();
             self.streams.leak();
             self.replies.leak();
