@@ -709,6 +709,24 @@ fn the_ip_field_is_for_trusted_sources_alone() {
     assert_eq!(peers, [claimed, endpoint(v4(2), 6_882), endpoint(far, 6_883)].into());
 }
 
+#[test]
+fn a_trusted_source_that_speaks_for_ipv4_over_ipv6_is_given_peers_it_can_read() {
+    let trusting =
+        Policy { trust_ip_param_from: vec!["::/0".parse().expect("everybody")], ..policy() };
+    let mut world = World::with(Options { policy: trusting, ..Options::default() });
+    world.announce(v4(1), &leecher(HASH, 6_881));
+    world.announce(v6(1), &leecher(HASH, 6_882));
+    let id = world.connect(v6(2));
+    let request = announce_bytes(id, &leecher(HASH, 6_883));
+    let answer = world.answer(v6(2), &patched(request, 84, &[9, 8, 7, 6]));
+    // Read as 18 bytes each: the reply is of the datagram's family, whoever the peer is.
+    let answer = read_announce(&answer, v6(2));
+    assert_eq!((answer.counts(), answer.peers), ((0, 3), vec![endpoint(v6(1), 6_882)]));
+    let claimed = Endpoint::new(address("9.8.7.6").ip(), 6_883);
+    let announce = Announce { event: Event::None, ..leecher(HASH, 6_881) };
+    assert_eq!(world.announce(v4(1), &announce).peers, [claimed]);
+}
+
 // BEP 41.
 
 #[test]
