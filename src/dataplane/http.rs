@@ -66,7 +66,7 @@ enum State {
 enum After {
     /// The next request.
     KeepAlive,
-    /// The end: nothing more can be coming.
+    /// The end: nothing more should be coming. What has come all the same makes it a drain.
     Close,
     /// The end, but there may be bytes that we have not read: closing at once would reset the
     /// connection, and the response would be lost.
@@ -242,11 +242,13 @@ impl Connections {
         }
         buffer.clear();
         match conn.after {
-            After::Close => Progress(Step::Close),
-            After::Drain => {
+            // Where something came behind the last request, more of it may be on its way.
+            After::Close if conn.input.is_empty() => Progress(Step::Close),
+            After::Close | After::Drain => {
                 conn.state = State::Draining;
                 conn.deadline = now.plus(DRAIN_SECONDS);
                 recycle(&mut self.spare, buffer);
+                recycle(&mut self.spare, std::mem::take(&mut conn.input));
                 let _ = rustix::net::shutdown(&conn.stream, Shutdown::Write);
                 Progress(Step::Read { later: true })
             }
@@ -408,7 +410,7 @@ impl<E: Effects> Serving<'_, E> {
                 HttpAnswer::Ready(status) => {
                     conn.respond(status, self.body, keep_alive, head_only);
                     if !keep_alive {
-                        return buffer.len();
+                        return used;
                     }
                 }
                 HttpAnswer::Pending => {
