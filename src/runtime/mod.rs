@@ -191,7 +191,7 @@ pub fn settings(config: &Config) -> Result<Settings, RunError> {
         workers: plan.cpus.len(),
         receive_buffer_bytes: config.udp.receive_buffer.as_bytes(),
         sockets: sockets(config, plan.cpus.len()),
-        max_connections: plan.http_limits.connections_max * plan.cpus.len(),
+        max_connections: connections_wanted(config, plan.cpus.len()),
     })
 }
 
@@ -266,16 +266,33 @@ fn plan(config: &Config) -> Result<Plan, RunError> {
     Ok(Plan { cpus, policy: Arc::new(policy), access: load_access(config)?, bounds, http_limits })
 }
 
-/// Connections of one worker: as configured, or what the limit of open files leaves.
+/// Connections of one worker: as configured, but no more than there are descriptors for. The last
+/// descriptors belong to all workers: one that has none cannot even refuse a connection.
 fn connections_max(config: &Config, workers: usize) -> usize {
+    let (wanted, allowed) =
+        (connections_wanted(config, workers), connections_allowed(config, workers));
+    if wanted > allowed {
+        warn!(
+            "http.max_connections is {wanted}, and the limit of open files leaves room for \
+             {allowed}: that many are accepted"
+        );
+    }
+    (wanted.min(allowed) / workers).max(1)
+}
+
+/// Connections over all workers: as configured, or what the limit of open files leaves.
+fn connections_wanted(config: &Config, workers: usize) -> usize {
+    match config.http.max_connections {
+        0 => connections_allowed(config, workers),
+        configured => configured,
+    }
+}
+
+/// Connections over all workers that the limit of open files leaves room for.
+fn connections_allowed(config: &Config, workers: usize) -> usize {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let others = check::files_besides_connections(workers, sockets(config, workers));
-    let left = usize::try_from(files.saturating_sub(others)).unwrap_or(usize::MAX);
-    let wanted = match config.http.max_connections {
-        0 => left,
-        configured => configured,
-    };
-    (wanted / workers).max(1)
+    usize::try_from(files.saturating_sub(others)).unwrap_or(usize::MAX)
 }
 
 /// Listening sockets of all workers.
