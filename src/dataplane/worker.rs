@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustix::net::SocketFlags;
+use rustix::net::{Shutdown, SocketFlags};
 
 use super::http::{Connections, Limits};
 use super::mailbox::{Doorbell, Post};
@@ -390,13 +390,7 @@ impl Worker {
         let goes_on = completion.goes_on();
         match completion.accepted() {
             Ok(stream) => {
-                let taken = self.connections.accepted(self.now, stream, &mut self.ring);
-                let counters = self.tracker.counters_mut();
-                counters.http_connections_accepted[0] += u64::from(taken);
-                counters.http_connections_refused[0] += u64::from(!taken);
-                if !taken {
-                    self.log_refusals("as many HTTP connections as configured");
-                }
+                self.take_or_refuse(stream);
                 if !goes_on {
                     self.http[listener].armed = false;
                     self.arm_accepts();
@@ -414,6 +408,28 @@ impl Worker {
                 self.http[listener].armed = false;
                 self.arm_accepts();
             }
+        }
+    }
+
+    fn take_or_refuse(&mut self, stream: OwnedFd) {
+        if self.spare.is_none() {
+            // Another worker was faster when it was given up. It comes before any connection.
+            self.spare = open_spare();
+        }
+        let (taken, why) = if self.spare.is_some() {
+            let taken = self.connections.accepted(self.now, stream, &mut self.ring);
+            (taken, "there are as many as may be")
+        } else {
+            // Its descriptor serves as well as any.
+            let _ = rustix::net::shutdown(&stream, Shutdown::Both);
+            self.spare = Some(stream);
+            (false, "no file descriptor is left")
+        };
+        let counters = self.tracker.counters_mut();
+        counters.http_connections_accepted[0] += u64::from(taken);
+        counters.http_connections_refused[0] += u64::from(!taken);
+        if !taken {
+            self.log_refusals(why);
         }
     }
 
@@ -448,7 +464,7 @@ impl Worker {
             self.logged = Some(self.now);
             let refused = self.tracker.counters_mut().http_connections_refused[0];
             tracing::warn!(
-                "HTTP connections are refused: {why}; {refused} since start. \
+                "HTTP connections are refused: {why}; {refused} by this worker since start. \
                  Raise http.max_connections or the limit of open files."
             );
         }
