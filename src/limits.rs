@@ -27,7 +27,8 @@ pub const ENDPOINT_V6_BYTES: usize = 18;
 pub const HTTP_HEAD_BYTES_MAX: usize = 8 * 1_024;
 /// Header fields in a request; more is answered 431.
 pub const HTTP_HEADERS_MAX: usize = 64;
-/// Requests of one connection answered before its next read: the bound of pipelining in one turn.
+/// Requests of one connection answered before the answers are written: the bound of pipelining,
+/// together with [`HTTP_RESPONSE_BYTES_MAX`], from which on no further request is served first.
 pub const HTTP_PIPELINE_MAX: usize = 16;
 /// Bytes of the longest HTTP response: 200 peers in the dictionary form, or a scrape of 100 hashes.
 pub const HTTP_RESPONSE_BYTES_MAX: usize = 32 * 1_024;

@@ -18,7 +18,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use rustix::net::Shutdown;
 
 use super::ring::{Ring, Token};
-use crate::limits::{HTTP_PIPELINE_MAX, PENDING_SCRAPE_SECONDS};
+use crate::limits::{HTTP_PIPELINE_MAX, HTTP_RESPONSE_BYTES_MAX, PENDING_SCRAPE_SECONDS};
 use crate::time::Seconds;
 use crate::tracker::http::{Connection, HttpAnswer};
 use crate::tracker::{Effects, Tracker};
@@ -66,7 +66,7 @@ enum State {
 enum After {
     /// The next request.
     KeepAlive,
-    /// The end: nothing more can be coming.
+    /// The end: nothing more should be coming. What has come all the same makes it a drain.
     Close,
     /// The end, but there may be bytes that we have not read: closing at once would reset the
     /// connection, and the response would be lost.
@@ -76,10 +76,15 @@ enum After {
 /// What to do next with a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Step {
-    Read { later: bool },
+    Read {
+        later: bool,
+    },
+    /// The same read again, under the same deadline: there was no buffer for it.
+    Retry,
     Write,
     Wait,
     Close,
+    Nothing,
 }
 
 /// One connection.
@@ -174,8 +179,11 @@ impl Connections {
         effects: &mut impl Effects,
     ) -> Progress {
         let Some(conn) = find(&mut self.slots, token) else { return Progress(Step::Close) };
-        let Some(bytes) = bytes else { return Progress(Step::Read { later: false }) };
-        if bytes.is_empty() || conn.state == State::Closing {
+        if conn.state == State::Closing {
+            return Progress(Step::Close);
+        }
+        let Some(bytes) = bytes else { return Progress(Step::Retry) };
+        if bytes.is_empty() {
             return Progress(Step::Close);
         }
         if conn.state == State::Draining {
@@ -200,24 +208,16 @@ impl Connections {
     }
 
     /// The answer came for which a request was waiting.
-    pub fn answered(
-        &mut self,
-        now: Seconds,
-        token: Token,
-        body: &[u8],
-        tracker: &mut Tracker,
-        effects: &mut impl Effects,
-    ) -> Progress {
-        let Some(conn) = find(&mut self.slots, token) else { return Progress(Step::Wait) };
+    pub fn answered(&mut self, token: Token, body: &[u8]) -> Progress {
+        // It may have been answered as late already, or be gone.
+        let Some(conn) = find(&mut self.slots, token) else { return Progress(Step::Nothing) };
         let State::Waiting { keep_alive, head_only } = conn.state else {
-            return Progress(Step::Wait);
+            return Progress(Step::Nothing);
         };
         conn.respond(http::Status::Ok, body, keep_alive, head_only);
         conn.state = State::Reading;
-        if keep_alive {
-            Serving { now, token, tracker, effects, body: &mut self.body }.serve_input(conn);
-        }
-        Progress(conn.next_step())
+        // Further requests are served once this has gone, so that output stays bounded.
+        Progress(Step::Write)
     }
 
     /// Bytes went out: the rest of them, the next request, or the end.
@@ -235,18 +235,23 @@ impl Connections {
         };
         tracker.counters_mut().http_sent_bytes[0] += u64::from(count);
         let sent = sent + count as usize;
-        if sent < buffer.len() && count > 0 {
+        if count == 0 {
+            return Progress(Step::Close);
+        }
+        if sent < buffer.len() {
             conn.state = State::Writing { sent };
             conn.output = buffer;
             return Progress(Step::Write);
         }
         buffer.clear();
         match conn.after {
-            After::Close => Progress(Step::Close),
-            After::Drain => {
+            // Where something came behind the last request, more of it may be on its way.
+            After::Close if conn.input.is_empty() => Progress(Step::Close),
+            After::Close | After::Drain => {
                 conn.state = State::Draining;
                 conn.deadline = now.plus(DRAIN_SECONDS);
                 recycle(&mut self.spare, buffer);
+                recycle(&mut self.spare, std::mem::take(&mut conn.input));
                 let _ = rustix::net::shutdown(&conn.stream, Shutdown::Write);
                 Progress(Step::Read { later: true })
             }
@@ -277,6 +282,8 @@ impl Connections {
                 recycle(&mut self.spare, std::mem::take(&mut conn.output));
                 ring.read(conn.stream.as_raw_fd(), token, later);
             }
+            Step::Retry => ring.read(conn.stream.as_raw_fd(), token, false),
+            Step::Nothing => {}
             Step::Write => {
                 let sent = match conn.state {
                     State::Writing { sent } => sent,
@@ -373,7 +380,7 @@ impl<E: Effects> Serving<'_, E> {
     }
 
     /// Serves requests from the front of `buffer`, until one is incomplete, waits for another core,
-    /// is the last, or enough have been answered for one turn. Returns how many bytes are used up.
+    /// is the last, or enough have been answered for one write. Returns how many bytes are used up.
     fn serve(&mut self, conn: &mut Conn, buffer: &[u8]) -> usize {
         let mut used = 0;
         for _ in 0..HTTP_PIPELINE_MAX {
@@ -407,11 +414,8 @@ impl<E: Effects> Serving<'_, E> {
             match self.tracker.handle_http(self.now, from, &head, self.body, self.effects) {
                 HttpAnswer::Ready(status) => {
                     conn.respond(status, self.body, keep_alive, head_only);
-                    if !keep_alive {
-                        if used < buffer.len() {
-                            conn.after = After::Drain;
-                        }
-                        return buffer.len();
+                    if !keep_alive || conn.output.len() >= HTTP_RESPONSE_BYTES_MAX {
+                        return used;
                     }
                 }
                 HttpAnswer::Pending => {

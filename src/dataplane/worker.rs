@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustix::net::SocketFlags;
+use rustix::net::{Shutdown, SocketFlags};
 
 use super::http::{Connections, Limits};
 use super::mailbox::{Doorbell, Post};
@@ -231,7 +231,8 @@ impl Worker {
     fn turn(&mut self) -> io::Result<bool> {
         let overflown = self.ring.enter(&mut self.completions)?;
         self.now = self.read_clock();
-        let busy = !self.completions.is_empty();
+        // What the kernel left for the next turn would not ring the eventfd again.
+        let busy = !self.completions.is_empty() || self.ring.has_more();
         let counters = self.tracker.counters_mut();
         counters.turns[0] += 1;
         counters.ring_overflows[0] += u64::from(overflown);
@@ -277,11 +278,14 @@ impl Worker {
             Operation::Accept(listener) => self.accepted(usize::from(listener), completion),
             Operation::Read(token) => self.read(token, completion),
             Operation::Write(token) => {
-                let buffer = self.ring.take_written(token);
-                let written = (completion.result(), buffer);
-                self.with_connections(token, |connections, now, tracker, exits| {
-                    connections.written(now, token, written, tracker, exits)
-                });
+                let written = (completion.result(), self.ring.take_written(token));
+                let (_, outbox) = self.ring.split();
+                let (udp, post, answers) = (&self.udp, &mut self.post, &mut self.answers);
+                let mut exits = Exits { outbox, udp, post, answers };
+                let tracker = &mut self.tracker;
+                let progress =
+                    self.connections.written(self.now, token, written, tracker, &mut exits);
+                self.connections.proceed(self.now, token, progress, &mut self.ring);
             }
             Operation::Timer => {
                 self.ring.start_timer(TIMER);
@@ -349,9 +353,8 @@ impl Worker {
     /// Brings answers to the connections that wait for them.
     fn deliver_answers(&mut self) {
         while let Some((token, body)) = self.answers.ready.pop() {
-            self.with_connections(token, |connections, now, tracker, exits| {
-                connections.answered(now, token, &body, tracker, exits)
-            });
+            let progress = self.connections.answered(token, &body);
+            self.connections.proceed(self.now, token, progress, &mut self.ring);
             self.answers.spare.push(body);
         }
     }
@@ -372,36 +375,11 @@ impl Worker {
         self.connections.proceed(self.now, token, progress, &mut self.ring);
     }
 
-    /// Calls `handle`, then does what it says.
-    fn with_connections(
-        &mut self,
-        token: Token,
-        handle: impl FnOnce(
-            &mut Connections,
-            Seconds,
-            &mut Tracker,
-            &mut Exits<'_>,
-        ) -> super::http::Progress,
-    ) {
-        let (_, outbox) = self.ring.split();
-        let (udp, post, answers) = (&self.udp, &mut self.post, &mut self.answers);
-        let mut exits = Exits { outbox, udp, post, answers };
-        let progress = handle(&mut self.connections, self.now, &mut self.tracker, &mut exits);
-        self.connections.proceed(self.now, token, progress, &mut self.ring);
-    }
-
     fn accepted(&mut self, listener: usize, completion: Completion) {
         let goes_on = completion.goes_on();
         match completion.accepted() {
             Ok(stream) => {
-                if self.connections.is_full() {
-                    drop(stream);
-                    self.tracker.counters_mut().http_connections_refused[0] += 1;
-                    self.log_refusals("as many HTTP connections as configured");
-                } else {
-                    self.tracker.counters_mut().http_connections_accepted[0] += 1;
-                    self.connections.accepted(self.now, stream, &mut self.ring);
-                }
+                self.take_or_refuse(stream);
                 if !goes_on {
                     self.http[listener].armed = false;
                     self.arm_accepts();
@@ -413,12 +391,42 @@ impl Worker {
                 self.refuse_newest(listener);
                 self.log_refusals("no file descriptor is left");
             }
-            // The other side went before we came.
             Err(_) if goes_on => {}
-            Err(_) => {
+            Err(error) => {
                 self.http[listener].armed = false;
-                self.arm_accepts();
+                // The other side went before we came, or a signal: at once, lest clients that do so
+                // hold up the others. Any other error may stay, and waits for the timer.
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
+                ) {
+                    self.arm_accepts();
+                }
             }
+        }
+    }
+
+    fn take_or_refuse(&mut self, stream: OwnedFd) {
+        if self.spare.is_none() {
+            // Another worker was faster when it was given up. It comes before any connection.
+            self.spare = open_spare();
+        }
+        let (taken, why) = if self.spare.is_some() && self.connections.is_full() {
+            (false, "there are as many as may be")
+        } else if self.spare.is_some() {
+            self.connections.accepted(self.now, stream, &mut self.ring);
+            (true, "")
+        } else {
+            // Its descriptor serves as well as any.
+            let _ = rustix::net::shutdown(&stream, Shutdown::Both);
+            self.spare = Some(stream);
+            (false, "no file descriptor is left")
+        };
+        let counters = self.tracker.counters_mut();
+        counters.http_connections_accepted[0] += u64::from(taken);
+        counters.http_connections_refused[0] += u64::from(!taken);
+        if !taken {
+            self.log_refusals(why);
         }
     }
 
@@ -453,7 +461,7 @@ impl Worker {
             self.logged = Some(self.now);
             let refused = self.tracker.counters_mut().http_connections_refused[0];
             tracing::warn!(
-                "HTTP connections are refused: {why}; {refused} since start. \
+                "HTTP connections are refused: {why}; {refused} by this worker since start. \
                  Raise http.max_connections or the limit of open files."
             );
         }
@@ -470,11 +478,6 @@ impl Worker {
             self.connections.expire(self.now, &mut self.tracker, &mut self.ring);
         }
         self.unarmed.append(&mut self.failed);
-        for index in 0..self.http.len() {
-            if !self.http[index].armed {
-                self.refuse_newest(index);
-            }
-        }
         self.arm_accepts();
         self.tracker.counters_mut().http_connections = [self.connections.count() as u64];
         self.published.publish(self.tracker.counters());
@@ -498,9 +501,9 @@ impl Worker {
             let mut completions = std::mem::take(&mut self.completions);
             for completion in completions.drain(..) {
                 match completion.operation {
-                    Operation::Read(_) | Operation::Write(_) => self.complete(completion),
+                    Operation::Write(token) => drop(self.ring.take_written(token)),
                     Operation::Reply(slot) => self.ring.reply_sent(slot),
-                    // Neither new connections nor new datagrams; a descriptor is closed again.
+                    // Nothing new is taken on; a descriptor is closed again.
                     Operation::Accept(_) => drop(completion.accepted()),
                     _ => {}
                 }

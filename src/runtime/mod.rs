@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use core_affinity::CoreId as Cpu;
 use glommio::{LocalExecutorBuilder, Placement};
@@ -37,6 +37,11 @@ use crate::tracker::published::Published;
 
 /// Memory that an executor registers for its own file I/O, of which we do none.
 const EXECUTOR_IO_BYTES: usize = 64 * 1_024;
+/// How long the workers may take to stop, and how often we look.
+const STOP_WITHIN: Duration = Duration::from_secs(4);
+const STOP_POLL: Duration = Duration::from_millis(2);
+/// Listen addresses of one kind; a listener's number is a byte in the ring.
+const LISTENERS_MAX: usize = 255;
 /// Connections waiting to be accepted, per listener; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4_096;
 /// Bytes of memory that a worker must have to be of any use.
@@ -170,9 +175,13 @@ pub fn run(config: &Config) -> Result<(), RunError> {
     for orders in &orders {
         orders.stop();
     }
-    for thread in threads {
-        // A worker that panicked has ended the process already.
-        let _ = thread.join();
+    let deadline = Instant::now() + STOP_WITHIN;
+    while threads.iter().any(|thread| !thread.is_finished()) {
+        if Instant::now() > deadline {
+            let source = io::ErrorKind::TimedOut.into();
+            return Err(RunError::Io { what: "waiting for the workers to stop", source });
+        }
+        std::thread::sleep(STOP_POLL);
     }
     info!("stopped");
     outcome
@@ -189,7 +198,7 @@ pub fn settings(config: &Config) -> Result<Settings, RunError> {
         workers: plan.cpus.len(),
         receive_buffer_bytes: config.udp.receive_buffer.as_bytes(),
         sockets: sockets(config, plan.cpus.len()),
-        max_connections: plan.http_limits.connections_max * plan.cpus.len(),
+        max_connections: connections_wanted(config, plan.cpus.len()),
     })
 }
 
@@ -223,12 +232,22 @@ fn plan(config: &Config) -> Result<Plan, RunError> {
     let available = core_affinity::get_core_ids().unwrap_or_default();
     let available = if available.is_empty() { vec![Cpu { id: 0 }] } else { available };
     let workers = match config.workers {
-        0 => available.len().min(WORKERS_MAX),
+        // A small memory on a large machine makes fewer workers, not a refusal.
+        0 => {
+            let fed = config.swarm.memory.as_bytes() / WORKER_MEMORY_MIN;
+            let fed = usize::try_from(fed).unwrap_or(usize::MAX);
+            available.len().min(WORKERS_MAX).min(fed.max(1))
+        }
         workers => workers,
     };
     // More workers than CPUs share them in turn: useless but for tests.
     let cpus = available.iter().copied().cycle().take(workers).collect();
 
+    if config.udp.listen.len().max(config.http.listen.len()) > LISTENERS_MAX {
+        return Err(RunError::Config(format!(
+            "at most {LISTENERS_MAX} listen addresses of a kind"
+        )));
+    }
     let memory = config.swarm.memory.as_bytes() / workers as u64;
     if memory < WORKER_MEMORY_MIN {
         return Err(RunError::Config(format!(
@@ -264,16 +283,33 @@ fn plan(config: &Config) -> Result<Plan, RunError> {
     Ok(Plan { cpus, policy: Arc::new(policy), access: load_access(config)?, bounds, http_limits })
 }
 
-/// Connections of one worker: as configured, or what the limit of open files leaves.
+/// Connections of one worker: as configured, but no more than there are descriptors for. The last
+/// descriptors belong to all workers: one that has none cannot even refuse a connection.
 fn connections_max(config: &Config, workers: usize) -> usize {
+    let (wanted, allowed) =
+        (connections_wanted(config, workers), connections_allowed(config, workers));
+    if wanted > allowed {
+        warn!(
+            "http.max_connections is {wanted}, and the limit of open files leaves room for \
+             {allowed}: that many are accepted"
+        );
+    }
+    (wanted.min(allowed) / workers).max(1)
+}
+
+/// Connections over all workers: as configured, or what the limit of open files leaves.
+fn connections_wanted(config: &Config, workers: usize) -> usize {
+    match config.http.max_connections {
+        0 => connections_allowed(config, workers),
+        configured => configured,
+    }
+}
+
+/// Connections over all workers that the limit of open files leaves room for.
+fn connections_allowed(config: &Config, workers: usize) -> usize {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let others = check::files_besides_connections(workers, sockets(config, workers));
-    let left = usize::try_from(files.saturating_sub(others)).unwrap_or(usize::MAX);
-    let wanted = match config.http.max_connections {
-        0 => left,
-        configured => configured,
-    };
-    (wanted / workers).max(1)
+    usize::try_from(files.saturating_sub(others)).unwrap_or(usize::MAX)
 }
 
 /// Listening sockets of all workers.

@@ -41,9 +41,9 @@ impl SwarmHandle {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub enum Queue {
-    /// One peer announced it, once.
+    /// Only one network has announced it, in one go.
     Probation = 0,
-    /// It had several peers, or a peer that came back.
+    /// It had peers from several networks, or a peer that came back after a while.
     Established = 1,
 }
 
@@ -79,6 +79,12 @@ impl Swarm {
     #[must_use]
     pub fn peers(&self) -> u32 {
         self.groups.iter().map(|group| group.peers.len()).sum()
+    }
+
+    /// The queue it stands in.
+    #[must_use]
+    pub const fn queue(&self) -> Queue {
+        self.queue
     }
 
     fn heap_bytes(&self) -> usize {

@@ -159,13 +159,12 @@ impl SwarmStore {
         let same = |group: &Group| group.peers.family() == family && group.scope == scope;
 
         let swarm = self.swarms.get_mut(handle);
-        let known = swarm
-            .groups
-            .iter()
-            .find(|&group| same(group))
-            .is_some_and(|group| group.peers.find(self.key, &arrival.endpoint).is_some());
-        if !known && swarm.peers() >= self.bounds.peers_per_swarm {
-            self.remove_oldest_peer(handle);
+        if swarm.peers() >= self.bounds.peers_per_swarm {
+            let group = swarm.groups.iter().find(|&group| same(group));
+            let known = group.and_then(|group| group.peers.find(self.key, &arrival.endpoint));
+            if known.is_none() {
+                self.remove_oldest_peer(handle);
+            }
         }
 
         let swarm = self.swarms.get_mut(handle);
@@ -183,11 +182,16 @@ impl SwarmStore {
         adjust(&mut total.leechers[family as usize], leechers, peers.leechers());
 
         swarm.completed = swarm.completed.saturating_add(u32::from(updated.completed));
-        let several = swarm.peers() > 1 || !updated.joined;
-        let queue = if several { Queue::Established } else { Queue::Probation };
+        let came_back = !updated.joined && now.since(swarm.touched) >= CAME_BACK_SECS;
+        let established = swarm.queue() == Queue::Established
+            || came_back
+            || updated.joined && has_company(swarm, group, position);
+        let queue = if established { Queue::Established } else { Queue::Probation };
         self.swarms.touch(now, handle, queue);
-        self.swarms.recharge(handle);
-        self.make_room(handle);
+        if updated.joined {
+            self.swarms.recharge(handle);
+            self.make_room(handle);
+        }
         Announced {
             swarm: handle,
             asker: Asker { group, position },
@@ -352,6 +356,26 @@ impl SwarmStore {
         assert!(self.swarms.iter().all(|swarm| swarm.peers() <= self.bounds.peers_per_swarm));
         assert!(self.swarms.bytes() <= self.bounds.memory_bytes || self.swarms.len() <= 1);
     }
+}
+
+/// Seconds between two announces of the only peer of a swarm after which it is taken for real.
+const CAME_BACK_SECS: u32 = 300;
+
+/// Whether the swarm has a peer from another network (IPv4 address, IPv6 /64) than the one at
+/// `position` of `group`. While it is on probation all its peers are from one, so any will do.
+fn has_company(swarm: &index::Swarm, group: usize, position: u32) -> bool {
+    let network = |group: &Group, at: u32| {
+        let endpoint = group.peers.endpoints(at, at + 1);
+        let bytes = if group.peers.family() == Family::V4 { 4 } else { 8 };
+        endpoint
+            .first_chunk::<4>()
+            .map(|first| (*first, endpoint[..bytes].last_chunk::<4>().copied()))
+    };
+    let own = network(&swarm.groups[group], position);
+    swarm.groups.iter().enumerate().any(|(index, other)| {
+        let at = u32::from(index == group && position == 0);
+        at < other.peers.len() && network(other, at) != own
+    })
 }
 
 /// Moves a total by what one of its parts changed from and to.

@@ -240,9 +240,9 @@ fn sampled(
     let sample = store.sample(handle, wish);
     let mut peers = Vec::new();
     for chunk in sample.chunks() {
-        let endpoints = chunk.endpoints.chunks_exact(chunk.family.endpoint_bytes());
-        assert_eq!(endpoints.len(), chunk.ids.len());
-        for (endpoint, id) in endpoints.zip(chunk.ids) {
+        let endpoints = chunk.endpoints().chunks_exact(chunk.family().endpoint_bytes());
+        assert_eq!(endpoints.len(), chunk.ids().len());
+        for (endpoint, id) in endpoints.zip(chunk.ids()) {
             peers.push((Endpoint::from_compact(endpoint).expect("6 or 18 bytes"), *id));
         }
     }

@@ -47,21 +47,40 @@ pub fn apportion(rng: &mut Rng, want: u32, sizes: &[u32], shares: &mut [u32]) {
     }
 }
 
-/// A run of chosen peers of one family.
+/// A run of chosen peers of one family, borrowed from their list.
 #[derive(Clone, Copy, Debug)]
 pub struct Chunk<'a> {
+    list: &'a PeerList,
+    /// `from < to <= list.len()`
+    from: u32,
+    to: u32,
+}
+
+impl<'a> Chunk<'a> {
     /// The family of all of them.
-    pub family: Family,
+    #[must_use]
+    pub const fn family(&self) -> Family {
+        self.list.family()
+    }
+
     /// Their compact endpoints, 6 or 18 bytes each.
-    pub endpoints: &'a [u8],
+    #[must_use]
+    pub fn endpoints(&self) -> &'a [u8] {
+        self.list.endpoints(self.from, self.to)
+    }
+
     /// Their ids, in the same order; empty when ids are not kept.
-    pub ids: &'a [PeerId],
+    #[must_use]
+    pub fn ids(&self) -> &'a [PeerId] {
+        self.list.ids(self.from, self.to)
+    }
 }
 
 /// The chosen peers, borrowed from the store.
 #[derive(Clone, Debug)]
 pub struct Sample<'a> {
-    chunks: [Chunk<'a>; BUCKETS_MAX * SLICES_PER_BUCKET],
+    /// The first `len` are there.
+    chunks: [Option<Chunk<'a>>; BUCKETS_MAX * SLICES_PER_BUCKET],
     len: usize,
 }
 
@@ -69,26 +88,21 @@ impl<'a> Sample<'a> {
     /// Nobody.
     #[must_use]
     pub const fn empty() -> Self {
-        let none = Chunk { family: Family::V4, endpoints: &[], ids: &[] };
-        Self { chunks: [none; BUCKETS_MAX * SLICES_PER_BUCKET], len: 0 }
+        Self { chunks: [None; BUCKETS_MAX * SLICES_PER_BUCKET], len: 0 }
     }
 
     /// The runs of chosen peers, none of them empty.
-    #[must_use]
-    pub fn chunks(&self) -> &[Chunk<'a>] {
-        &self.chunks[..self.len]
+    pub fn chunks(&self) -> impl Iterator<Item = &Chunk<'a>> {
+        self.chunks[..self.len].iter().flatten()
     }
 
     /// Chosen peers of `family`.
     #[must_use]
     pub fn count(&self, family: Family) -> usize {
-        let bytes: usize = self
-            .chunks()
-            .iter()
-            .filter(|chunk| chunk.family == family)
-            .map(|chunk| chunk.endpoints.len())
-            .sum();
-        bytes / family.endpoint_bytes()
+        self.chunks()
+            .filter(|chunk| chunk.family() == family)
+            .map(|chunk| (chunk.to - chunk.from) as usize)
+            .sum()
     }
 
     /// Adds `take` peers out of `bucket`: those that stand behind `start`, around the end.
@@ -107,11 +121,7 @@ impl<'a> Sample<'a> {
     fn push(&mut self, bucket: &Bucket<'a>, from: u32, to: u32, skipped: u32) {
         if from < to {
             let (from, to) = (bucket.from + from + skipped, bucket.from + to + skipped);
-            self.chunks[self.len] = Chunk {
-                family: bucket.list.family(),
-                endpoints: bucket.list.endpoints(from, to),
-                ids: bucket.list.ids(from, to),
-            };
+            self.chunks[self.len] = Some(Chunk { list: bucket.list, from, to });
             self.len += 1;
         }
     }
@@ -198,8 +208,8 @@ mod tests {
                     sample.take(&bucket, start, take);
                     assert_eq!(sample.count(Family::V4), take as usize);
                     for chunk in sample.chunks() {
-                        assert!(!chunk.endpoints.is_empty());
-                        for endpoint in chunk.endpoints.chunks_exact(6) {
+                        assert!(!chunk.endpoints().is_empty());
+                        for endpoint in chunk.endpoints().chunks_exact(6) {
                             seen[usize::from(endpoint[3])] += 1;
                         }
                     }

@@ -73,7 +73,7 @@ fn every_peer_has_the_same_chance_over_time() {
             let sample = store.sample(handle, &wish(None, false, num_want));
             assert_eq!(sample.count(Family::V4), usize::from(num_want));
             for chunk in sample.chunks() {
-                for endpoint in chunk.endpoints.chunks_exact(6) {
+                for endpoint in chunk.endpoints().chunks_exact(6) {
                     let peer = u32::from_be_bytes([0, endpoint[1], endpoint[2], endpoint[3]]);
                     seen[peer as usize] += 1;
                 }
@@ -100,8 +100,7 @@ fn both_kinds_are_present_when_both_exist() {
         let sample = store.sample(handle, &wish(None, false, 10));
         let found = sample
             .chunks()
-            .iter()
-            .flat_map(|chunk| chunk.endpoints.chunks_exact(6))
+            .flat_map(|chunk| chunk.endpoints().chunks_exact(6))
             .filter(|&endpoint| endpoint == seeder.as_bytes())
             .count();
         assert_eq!((found, sample.count(Family::V4)), (1, 10));
@@ -161,6 +160,41 @@ fn a_flood_of_invented_hashes_displaces_itself() {
         let handle = store.find(Seconds(20), &info_hash(swarm)).expect("a real swarm stays");
         assert_eq!(store.counts(handle).leechers, 5);
     }
+}
+
+#[test]
+fn announcing_twice_or_from_two_ports_does_not_make_a_swarm_real() {
+    let budget = 4 << 20;
+    let mut store = store(budget, 10_000);
+    for swarm in 0..200 {
+        for peer in 0..2 {
+            store.announce(Seconds(0), &arrival(swarm, peer, LEECHER));
+        }
+    }
+    for fake in 0..60_000 {
+        let first = arrival(1_000_000 + fake, 9, LEECHER);
+        let other_port = Endpoint::new(first.endpoint.ip(), 7_000);
+        store.announce(Seconds(1), &first);
+        store.announce(Seconds(2), &first);
+        store.announce(Seconds(3), &Arrival { endpoint: other_port, ..first });
+    }
+    store.check_invariants();
+    assert!(store.totals().evicted_swarms > 0);
+    for swarm in 0..200 {
+        assert!(store.find(Seconds(4), &info_hash(swarm)).is_some(), "a real swarm stays");
+    }
+}
+
+#[test]
+fn a_lone_peer_that_comes_back_makes_its_swarm_real() {
+    let mut store = store(1 << 20, 10_000);
+    store.announce(Seconds(0), &arrival(0, 1, LEECHER));
+    store.announce(Seconds(CAME_BACK_SECS), &arrival(0, 1, LEECHER));
+    for fake in 0..20_000 {
+        store.announce(Seconds(CAME_BACK_SECS), &arrival(1_000 + fake, fake, LEECHER));
+    }
+    assert!(store.totals().evicted_swarms > 0);
+    assert!(store.find(Seconds(CAME_BACK_SECS), &info_hash(0)).is_some());
 }
 
 #[test]

@@ -261,21 +261,21 @@ fn write_reply(body: &mut Vec<u8>, ip: IpAddr, reply: &Reply<'_>, form: Form) {
 fn write_compact(out: &mut Writer<'_>, reply: &Reply<'_>, key: &str, family: Family) {
     out.bytes(key.as_bytes());
     out.string_of(reply.sample.count(family) * family.endpoint_bytes());
-    for chunk in reply.sample.chunks().iter().filter(|chunk| chunk.family == family) {
-        out.raw(chunk.endpoints);
+    for chunk in reply.sample.chunks().filter(|chunk| chunk.family() == family) {
+        out.raw(chunk.endpoints());
     }
 }
 
 fn write_dictionaries(out: &mut Writer<'_>, reply: &Reply<'_>, form: Form) {
     out.begin_list();
     for chunk in reply.sample.chunks() {
-        let endpoints = chunk.endpoints.chunks_exact(chunk.family.endpoint_bytes());
+        let endpoints = chunk.endpoints().chunks_exact(chunk.family().endpoint_bytes());
         for (index, endpoint) in endpoints.enumerate() {
             let endpoint = Endpoint::from_compact(endpoint).expect("6 or 18 bytes");
             out.begin_dictionary();
             out.bytes(b"ip");
             out.display(&endpoint.ip());
-            if let (false, Some(id)) = (form.no_peer_id, chunk.ids.get(index)) {
+            if let (false, Some(id)) = (form.no_peer_id, chunk.ids().get(index)) {
                 out.bytes(b"peer id");
                 out.bytes(&id.0);
             }

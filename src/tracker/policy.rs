@@ -45,12 +45,16 @@ impl Policy {
     pub fn interval_secs(&self, endpoint: &Endpoint, info_hash: &InfoHash) -> u32 {
         let span = self.interval_secs / 100 * u32::from(self.jitter_percent)
             + self.interval_secs % 100 * u32::from(self.jitter_percent) / 100;
-        let bytes = endpoint.as_bytes().iter().chain(&info_hash.0);
-        // FNV-1a, then a finalizer, since the interval uses its top bits only.
-        let hash = bytes.fold(0xCBF2_9CE4_8422_2325_u64, |hash, &byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
-        });
-        let hash = (hash ^ (hash >> 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        // The last bytes of the endpoint and the first of the hash: what differs between peers and
+        // between swarms. Multiplied and folded twice, since the interval uses the top bits only.
+        let (endpoint, hash) = (endpoint.as_bytes(), &info_hash.0);
+        let peer = *endpoint.last_chunk::<6>().expect("6 or 18 bytes");
+        let swarm = *hash.first_chunk::<8>().expect("20 bytes");
+        let network = *endpoint.first_chunk::<6>().expect("6 or 18 bytes");
+        let number = |[a, b, c, d, e, f]: [u8; 6]| u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
+        let hash = number(peer) ^ number(network).rotate_left(24) ^ u64::from_be_bytes(swarm);
+        let hash = hash.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let hash = (hash ^ (hash >> 32)).wrapping_mul(0xD6E8_FEB8_6659_FD93) >> 32;
         let offset = (hash * (u64::from(span) * 2 + 1)) >> 32;
         self.interval_secs - span + u32::try_from(offset).expect("at most twice the jitter")
     }

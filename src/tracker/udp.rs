@@ -191,8 +191,8 @@ impl Tracker {
                     reply.counts.seeders,
                 );
                 for chunk in reply.sample.chunks() {
-                    let end = len + chunk.endpoints.len();
-                    buffer[len..end].copy_from_slice(chunk.endpoints);
+                    let end = len + chunk.endpoints().len();
+                    buffer[len..end].copy_from_slice(chunk.endpoints());
                     len = end;
                 }
                 self.send(target, len, Action::Announce, effects);

@@ -150,9 +150,10 @@ const SCOPED_V4: [(Ipv4Addr, u32); 14] = [
 ];
 
 /// (network, prefix length): IPv6 ranges that the internet does not route (RFC 6890).
-const SCOPED_V6: [(Ipv6Addr, u32); 7] = [
+const SCOPED_V6: [(Ipv6Addr, u32); 8] = [
     (Ipv6Addr::UNSPECIFIED, 128),
     (Ipv6Addr::LOCALHOST, 128),
+    (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96),
     (Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0), 64),
     (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32),
     (Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7),
@@ -185,7 +186,7 @@ impl Scope {
                 .map(|index| index + SCOPED_V4.len()),
         };
         found.map_or(Self::PUBLIC, |index| {
-            Self(u8::try_from(index + 1).expect("21 ranges in the two tables"))
+            Self(u8::try_from(index + 1).expect("22 ranges in the two tables"))
         })
     }
 }

@@ -72,7 +72,7 @@ impl Sizes {
         completions: 8_192,
         datagrams: 1_024,
         streams: 256,
-        replies: 512,
+        replies: 2_048,
     };
 }
 
@@ -314,6 +314,7 @@ impl Ring {
         let uring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
+            .setup_taskrun_flag()
             .setup_submit_all()
             .setup_cqsize(sizes.completions)
             .dontfork()
@@ -450,6 +451,15 @@ impl Ring {
         self.kernel.enter()?;
         self.kernel.completions(into);
         Ok(overflown)
+    }
+
+    /// Whether the last enter left something: requests that the kernel did not take, or deferred work
+    /// beyond what it does at once. Neither is announced by the eventfd, so the caller must not
+    /// sleep.
+    #[must_use]
+    pub fn has_more(&mut self) -> bool {
+        let submission = self.kernel.uring.submission();
+        submission.taskrun() || !submission.is_empty() || !self.kernel.backlog.is_empty()
     }
 
     /// Makes the slot of a sent datagram free again.

@@ -1,0 +1,224 @@
+//! Deadlines, descriptors and bounds of connections: what hostile clients use up is given back, and
+//! others are served meanwhile.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+use throng::rng::Rng;
+use throng::wire::announce::{Announce, NumWant};
+
+use super::client::{Http, Udp, announce_target, get, leecher, random_hash};
+use super::process::{PATIENCE, Start, Throng, eventually, start};
+
+/// Whether the other side has ended the connection; what it sends is read and forgotten.
+fn has_ended(stream: &mut TcpStream) -> bool {
+    stream.set_nonblocking(true).expect("an option");
+    loop {
+        match stream.read(&mut [0; 4_096]) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) => return error.kind() != ErrorKind::WouldBlock,
+        }
+    }
+}
+
+/// Waits for the end of a connection and returns how long it took since `began`.
+fn time_to_end(mut stream: TcpStream, began: Instant) -> Duration {
+    eventually("the connection ends", PATIENCE, || has_ended(&mut stream));
+    began.elapsed()
+}
+
+fn assert_between(took: Duration, from_millis: u64, to_millis: u64, what: &str) {
+    let (from, to) = (Duration::from_millis(from_millis), Duration::from_millis(to_millis));
+    assert!((from..=to).contains(&took), "{what}: {took:?}");
+}
+
+/// A connection that takes next to nothing before it stops reading.
+fn narrow_connection(target: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(target), Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(4_096).expect("an option");
+    socket.connect(&target.into()).expect("it listens");
+    TcpStream::from(socket)
+}
+
+/// Asks for megabytes and reads none of them. Returns when the connection is reset.
+fn never_read(target: SocketAddr, request: &[u8]) {
+    let mut stream = narrow_connection(target);
+    stream.set_write_timeout(Some(Duration::from_millis(100))).expect("a timeout");
+    let text = request.repeat(64);
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        assert!(Instant::now() < give_up, "a connection that reads nothing is still open");
+        match stream.write(&text) {
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+#[test]
+fn every_state_of_a_connection_has_a_deadline() {
+    let timeouts = ["http.head_timeout=1s", "http.idle_timeout=2s", "http.write_timeout=1s"];
+    let Some(throng) = start(&timeouts) else { return };
+    // Many peers, so that short requests have long answers.
+    let (hash, target) = (random_hash(&mut Rng::new(20)), throng.http[0]);
+    let udp = Udp::connect(throng.udp[0]);
+    for port in 26_000..26_200 {
+        udp.announce(&leecher(hash, port));
+    }
+    let many = Announce { num_want: NumWant::Count(200), ..leecher(hash, 25_999) };
+    let long = get(&announce_target(&many).replace("compact=1", "compact=0"));
+    thread::scope(|scope| {
+        let connect = || Http::connect(target);
+        let half = scope.spawn(move || {
+            let mut connection = connect();
+            connection.send(b"GET /announce?");
+            time_to_end(connection.stream, Instant::now())
+        });
+        let trickle = scope.spawn(move || {
+            let (mut connection, began) = (connect(), Instant::now());
+            // Progress does not move the deadline.
+            while !has_ended(&mut connection.stream) {
+                let _ = connection.stream.write(b"G");
+                thread::sleep(Duration::from_millis(50));
+                assert!(began.elapsed() < PATIENCE);
+            }
+            began.elapsed()
+        });
+        let half_again = scope.spawn(move || {
+            let mut connection = connect();
+            connection.get("/scrape");
+            connection.send(b"GET /announce?");
+            time_to_end(connection.stream, Instant::now())
+        });
+        let idle = scope.spawn(move || time_to_end(connect().stream, Instant::now()));
+        let idle_again = scope.spawn(move || {
+            let mut connection = connect();
+            connection.get("/scrape");
+            time_to_end(connection.stream, Instant::now())
+        });
+        let unread = scope.spawn(|| {
+            let began = Instant::now();
+            never_read(target, &long);
+            began.elapsed()
+        });
+        // Meanwhile others are served.
+        let (mut patient, began) = (connect(), Instant::now());
+        while began.elapsed() < Duration::from_secs(3) {
+            let asked = Instant::now();
+            assert!(patient.announce(&leecher(hash, 25_998)).leechers >= 200);
+            udp.announce(&leecher(hash, 25_997));
+            assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+            thread::sleep(Duration::from_millis(20));
+        }
+        let ended = [half, trickle, half_again, idle, idle_again, unread];
+        let took = ended.map(|thread| thread.join().expect("no panic"));
+        for took in &took[..3] {
+            assert_between(*took, 900, 3_000, "a head");
+        }
+        for took in &took[3..5] {
+            assert_between(*took, 1_900, 4_000, "an idle connection");
+        }
+        assert_between(took[5], 900, 4_500, "a connection that reads nothing");
+    });
+    assert_eq!(throng.metric("http_connections_refused"), 0);
+    eventually("all are counted", PATIENCE, || throng.metric("http_connections_timed_out") >= 6);
+}
+
+/// Opens `count` connections and returns those that are still open when the child has looked.
+fn flood(target: SocketAddr, count: usize, open_at_most: usize) -> Vec<TcpStream> {
+    let connect = || TcpStream::connect_timeout(&target, PATIENCE);
+    let mut streams: Vec<_> = (0..count).filter_map(|_| connect().ok()).collect();
+    eventually("the newest are refused", PATIENCE, || {
+        streams.retain_mut(|stream| !has_ended(stream));
+        streams.len() <= open_at_most
+    });
+    streams
+}
+
+fn assert_serves(throng: &Throng, old: &mut [Http]) {
+    let mut rng = Rng::new(21);
+    for target in &throng.udp {
+        let client = Udp::connect(*target);
+        assert_eq!(client.announce(&leecher(random_hash(&mut rng), 20_007)).leechers, 1);
+    }
+    for connection in old {
+        assert_eq!(connection.announce(&leecher(random_hash(&mut rng), 20_008)).leechers, 1);
+    }
+}
+
+fn assert_accepts_again(throng: &Throng) {
+    eventually("new connections are served", Duration::from_secs(2), || {
+        let mut connection = Http::connect(throng.http[0]);
+        let sent = connection.stream.write_all(&get("/scrape"));
+        sent.and_then(|()| connection.try_receive(false)).is_ok()
+    });
+}
+
+/// Said by one of the two workers or by each of them, not for every connection.
+fn assert_logged_once_by_workers(throng: &Throng, text: &str) {
+    let lines = throng.logged(text);
+    assert!((1..=2).contains(&lines), "{lines} lines");
+}
+
+/// Floods a child and looks at it meanwhile and afterwards.
+fn withstands(throng: &Throng, old: usize, count: usize, open_at_most: usize) {
+    let mut old: Vec<Http> = (0..old).map(|_| Http::connect(throng.http[0])).collect();
+    assert_serves(throng, &mut old);
+    let streams = flood(throng.http[0], count, open_at_most);
+    assert_serves(throng, &mut old);
+
+    // Idle but for a connection now and then.
+    let (ticks, began) = (throng.cpu_ticks(), Instant::now());
+    while began.elapsed() < Duration::from_secs(1) {
+        let _ = TcpStream::connect_timeout(&throng.http[0], PATIENCE).expect("the kernel takes it");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let percent = throng.cpu_ticks() - ticks;
+    assert!(percent < 50, "{percent} % of a core");
+    assert_serves(throng, &mut old);
+    assert_logged_once_by_workers(throng, "HTTP connections are refused");
+
+    drop(streams);
+    assert_accepts_again(throng);
+    assert!(throng.metric("http_connections_refused") > 0);
+    assert_serves(throng, &mut old);
+}
+
+#[test]
+fn without_descriptors_the_newest_connections_are_refused_and_the_rest_goes_on() {
+    // One worker, so that nobody else takes the descriptor with which it refuses.
+    let start = Start { settings: &["workers=1"], files: Some(300), ..Start::default() };
+    let Some(throng) = start.serve() else { return };
+    // Of what is reserved for other uses too much is used.
+    let admin = || TcpStream::connect_timeout(&throng.admin, PATIENCE).expect("it listens");
+    let _used: Vec<_> = (0..150).map(|_| admin()).collect();
+    withstands(&throng, 20, 400, 120);
+    assert_eq!(throng.logged("no file descriptor is left"), 1);
+}
+
+#[test]
+fn fewer_connections_are_accepted_than_there_are_descriptors() {
+    let settings = ["http.max_connections=10000"];
+    for (files, settings) in [(300, &settings[..]), (300, &[]), (150, &settings)] {
+        let Some(throng) = (Start { settings, files: Some(files), ..Start::default() }).serve()
+        else {
+            return;
+        };
+        withstands(&throng, 1, 400, 150);
+        assert_eq!(throng.logged("no file descriptor is left"), 0);
+        let told = throng.logged("http.max_connections is 10000, and the limit of open files");
+        assert_eq!(told, settings.len());
+    }
+}
+
+#[test]
+fn no_more_connections_than_configured_are_open() {
+    let Some(throng) = start(&["http.max_connections=10"]) else { return };
+    withstands(&throng, 2, 100, 10);
+    eventually("the gauge falls", PATIENCE, || throng.metric("http_connections") <= 10);
+}

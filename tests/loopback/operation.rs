@@ -1,0 +1,231 @@
+//! The process as its operator meets it: start, stop, restart, signals, pages.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use throng::rng::Rng;
+use throng::wire::announce::{Announce, Event};
+use throng::wire::id::InfoHash;
+
+use super::client::{Http, Udp, announce_target, leecher, random_hash, seeder, udp_socket};
+use super::process::{PATIENCE, Start, Throng, eventually, start};
+
+/// How long an end may take.
+const END: Duration = Duration::from_secs(5);
+
+#[test]
+fn signals_end_it_in_order_with_connections_open() {
+    for (signal, name) in [(Signal::TERM, "SIGTERM"), (Signal::INT, "SIGINT")] {
+        let Some(mut throng) = start(&["workers=3"]) else { return };
+        let mut connections: Vec<Http> =
+            (0..24).map(|at| Http::connect(throng.http[at % 2])).collect();
+        for (at, connection) in connections.iter_mut().enumerate() {
+            match at % 3 {
+                0 => connection.send(b"GET /announce?info_hash="),
+                1 => assert_eq!(connection.get("/scrape").status, 200),
+                _ => {}
+            }
+        }
+        let mut admin = TcpStream::connect(throng.admin).expect("it listens");
+        admin.write_all(b"GET /metrics HTTP/1.1\r\n").expect("sent");
+        throng.signal(signal);
+        assert_eq!(throng.wait(END).code(), Some(0), "{name}");
+        assert_eq!(throng.logged(&format!("{name}: stopping")), 1);
+        for connection in &mut connections {
+            // An end, whatever its kind; not a connection that hangs.
+            assert!(connection.try_receive(false).is_err());
+        }
+    }
+}
+
+/// Starts a second child beside one that serves; returns its exit code and its log.
+fn second(settings: &[&str]) -> (Option<i32>, String) {
+    let mut second = Start { settings, ..Start::default() }.spawn();
+    let code = second.wait(PATIENCE).code();
+    (code, second.log().join("\n"))
+}
+
+#[test]
+fn a_second_instance_is_refused_and_the_address_named() {
+    let Some(throng) = start(&["workers=2"]) else { return };
+    let all = [
+        ("udp.listen", throng.udp[0]),
+        ("udp.listen", throng.udp[1]),
+        ("http.listen", throng.http[0]),
+        ("http.listen", throng.http[1]),
+        ("admin.listen", throng.admin),
+    ];
+    let refused = |(key, address): (&str, SocketAddr)| {
+        let (code, log) = second(&[&format!("{key}={address}")]);
+        assert_eq!(code, Some(98), "{key}: {log}");
+        assert!(log.contains(&format!("{address}: Address already in use")), "{key}: {log}");
+    };
+    // At once, because each waits a second for the address.
+    std::thread::scope(|scope| all.iter().for_each(|one| drop(scope.spawn(|| refused(*one)))));
+    // The first one has not noticed.
+    let hash = random_hash(&mut Rng::new(40));
+    assert_eq!(Udp::connect(throng.udp[0]).announce(&leecher(hash, 20_011)).leechers, 1);
+    assert_eq!(Http::connect(throng.http[1]).announce(&leecher(hash, 20_012)).leechers, 2);
+}
+
+#[test]
+fn an_unknown_key_is_refused_and_the_nearest_named() {
+    let (code, log) = second(&["udp.lisen=127.0.0.1:0"]);
+    assert_eq!(code, Some(78), "{log}");
+    assert!(log.contains("udp.lisen") && log.contains("`udp.listen`"), "{log}");
+}
+
+#[test]
+fn pages_agree_with_what_was_announced() {
+    let Some(throng) = start(&["workers=3"]) else { return };
+    let mut rng = Rng::new(41);
+    let clients: Vec<Udp> = (0..8).map(|at| Udp::connect(throng.udp[at % 2])).collect();
+    for round in 0..10 {
+        for (client, port) in clients.iter().zip(27_000..) {
+            let hash = random_hash(&mut rng);
+            client.announce(&leecher(hash, port));
+            match round {
+                0 => drop(
+                    client.announce(&Announce { event: Event::Stopped, ..leecher(hash, port) }),
+                ),
+                1 => drop(
+                    client.announce(&Announce { event: Event::Completed, ..seeder(hash, port) }),
+                ),
+                2..5 => drop(client.announce(&seeder(hash, port + 100))),
+                _ => {}
+            }
+        }
+    }
+    Http::connect(throng.http[1]).announce(&seeder(random_hash(&mut rng), 27_500));
+    Http::connect(throng.http[0]).get("/scrape");
+    udp_socket(throng.udp[0]).send(b"garbage").expect("sent");
+    let stats = || {
+        let text = throng.admin("/stats.json");
+        serde_json::from_str::<serde_json::Value>(&text).expect("JSON")
+    };
+    eventually("the counters are published", PATIENCE, || {
+        stats()["drops"] == 1 && stats()["http_connections"] == 0 && stats()["replies"] == 129
+    });
+    let stats = stats();
+    // 8 in rounds 1 to 4 of either family; the last leecher of round 0 has left.
+    assert_eq!(stats["seeders"]["ipv4"], 4 * 4, "{stats}");
+    assert_eq!(stats["seeders"]["ipv6"], 4 * 4 + 1, "{stats}");
+    assert_eq!(stats["leechers"]["ipv4"], 8 * 4, "{stats}");
+    assert_eq!(stats["leechers"]["ipv6"], 8 * 4, "{stats}");
+    assert_eq!(stats["completed"], 8, "{stats}");
+    assert_eq!(stats["workers"], 3, "{stats}");
+    assert_eq!(stats["requests"], 130, "{stats}");
+    assert_eq!(stats["refusals"], 1, "{stats}");
+    assert!(stats["swarms"].as_u64().expect("a number") > 9 * 8, "{stats}");
+
+    let metrics = throng.admin("/metrics");
+    assert!(metrics.ends_with("# EOF\n"));
+    for worker in 0..3 {
+        let label = format!("worker=\"{worker}\"");
+        let series =
+            metrics.lines().filter(|line| line.starts_with("throng_") && line.contains(&label));
+        assert!(series.count() > 40, "{label}");
+    }
+    assert!(!metrics.contains("worker=\"3\""));
+    assert_eq!(throng.metric("seeders"), 33);
+}
+
+fn write_list(path: &Path, hashes: &[InfoHash]) {
+    let lines: String = hashes.iter().map(|hash| format!("{hash:?}\n")).collect();
+    std::fs::write(path, format!("# served here\n{lines}")).expect("a folder of our own");
+}
+
+/// Whether `hash` is served on all of several connections, or on none of them; `None` in between.
+fn is_served(throng: &Throng, hash: InfoHash) -> Option<bool> {
+    let target = announce_target(&leecher(hash, 20_013));
+    let mut served = (0..12).map(|at| {
+        let failure = Http::connect(throng.http[at % 2]).get(&target).failure();
+        failure.is_none_or(|reason| {
+            assert!(reason.contains("not allowed"), "{reason}");
+            false
+        })
+    });
+    let first = served.next()?;
+    served.all(|other| other == first).then_some(first)
+}
+
+#[test]
+fn the_access_list_is_read_again_on_sighup_and_a_bad_one_changes_nothing() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("list");
+    let mut rng = Rng::new(42);
+    let [old, new] = [random_hash(&mut rng), random_hash(&mut rng)];
+    write_list(&path, &[old]);
+    let list = format!("access.list={}", path.display());
+    let Some(throng) = start(&["workers=3", "access.mode=allow", &list]) else { return };
+    let served = || [is_served(&throng, old), is_served(&throng, new)];
+    assert_eq!(served(), [Some(true), Some(false)]);
+
+    write_list(&path, &[new]);
+    throng.signal(Signal::HUP);
+    eventually("the new list is in force", PATIENCE, || served() == [Some(false), Some(true)]);
+
+    std::fs::write(&path, format!("{old:?}\nnot a hash\n")).expect("a folder of our own");
+    throng.signal(Signal::HUP);
+    eventually("the bad list is reported", PATIENCE, || {
+        throng.logged("the old access list stays in force") == 1
+    });
+    assert_eq!(served(), [Some(false), Some(true)]);
+    assert_eq!(throng.logged("line 2"), 1, "{:#?}", throng.log());
+
+    std::fs::remove_file(&path).expect("it is there");
+    throng.signal(Signal::USR1);
+    eventually("the missing list is reported", PATIENCE, || {
+        throng.logged("the old access list stays in force") == 2
+    });
+    assert_eq!(served(), [Some(false), Some(true)]);
+
+    write_list(&path, &[old, new]);
+    throng.signal(Signal::USR1);
+    eventually("both are in force", PATIENCE, || served() == [Some(true), Some(true)]);
+}
+
+#[test]
+fn connection_ids_and_addresses_survive_a_restart() {
+    for signal in [Signal::TERM, Signal::KILL] {
+        let Some(mut throng) = start(&["workers=2"]) else { return };
+        let mut clients: Vec<Udp> = throng.udp.iter().copied().map(Udp::connect).collect();
+        let idle = Http::connect(throng.http[0]);
+        let state_dir = throng.state_dir();
+        let join = |list: &[SocketAddr]| format!("{},{}", list[0], list[1]);
+        let udp = format!("udp.listen={}", join(&throng.udp));
+        let http = format!("http.listen={}", join(&throng.http));
+        let admin = format!("admin.listen={}", throng.admin);
+        throng.signal(signal);
+        throng.wait(END);
+
+        // More workers, the same key.
+        let settings = ["workers=3", &udp, &http, &admin];
+        let again =
+            Start { settings: &settings, state_dir: Some(state_dir), ..Start::default() }.serve();
+        let again = again.expect("the first could start");
+        assert_eq!(again.udp, throng.udp);
+        let hash = random_hash(&mut Rng::new(43));
+        for (client, leechers) in clients.iter_mut().zip(1..) {
+            assert_eq!(client.announce(&leecher(hash, 20_014)).leechers, leechers);
+            // The id proves the address, whatever the port: a NAT may have chosen another.
+            client.socket = udp_socket(client.socket.peer_addr().expect("connected"));
+            assert_eq!(client.announce(&leecher(hash, 20_014)).leechers, leechers);
+        }
+        drop(idle);
+    }
+}
+
+#[test]
+fn another_state_directory_means_another_key() {
+    let Some(first) = start(&["workers=2"]) else { return };
+    let Some(second) = start(&["workers=2"]) else { return };
+    let stranger = Udp { id: Udp::connect(first.udp[0]).id, ..Udp::connect(second.udp[0]) };
+    stranger.send_announce(1, &leecher(random_hash(&mut Rng::new(44)), 20_015));
+    eventually("it is dropped", PATIENCE, || {
+        second.metric_where("drops", "reason=\"bad_connection_id\"") == 1
+    });
+}
