@@ -7,6 +7,9 @@
 //! open. Addresses are on loopback, so there is no driver and no wire; a sender pays for its
 //! packet's way up to the receiver's socket. Every peer counts as public here
 //! (isolate_private_networks=false), which saves looking its address up among private networks.
+//! `busy` tells how much of its CPU a server had: far below 1, the client or other programs were
+//! the limit, batches were smaller and caches colder than they would be, so measure again when it
+//! is quiet.
 //!
 //! `cargo bench --bench echo` measures; without `--bench` everything runs once, briefly.
 //! Environment: THRONG_ECHO_ROUNDS (5), THRONG_ECHO_SECONDS (3), THRONG_ECHO_SWARMS (10000),
