@@ -738,11 +738,20 @@ fn every_refusal_is_a_failure_with_fixed_text_in_its_own_cell() {
 }
 
 #[test]
-fn only_a_busy_tracker_may_be_asked_again() {
-    for (refusal, retry) in [(Refusal::Busy, Some(1)), (Refusal::NotAllowed, None)] {
-        let (_, response) = provoke_refusal(refusal).expect("both can be caused");
+fn what_may_succeed_later_may_be_asked_again() {
+    for (refusal, minutes) in [
+        (Refusal::Busy, Some(1)),
+        // Lists change.
+        (Refusal::NotAllowed, Some(30)),
+        // The same bytes will be refused for ever.
+        (Refusal::PortZero, None),
+        (Refusal::FullScrape, None),
+        (Refusal::Malformed(ParseError::BadPort), None),
+    ] {
+        let (_, response) = provoke_refusal(refusal).expect("all can be caused");
         let value = response.value();
-        assert_eq!(value.get(b"retry in").and_then(Value::as_integer), retry);
+        let retry_in = value.get(b"retry in").and_then(Value::as_integer);
+        assert_eq!(retry_in, minutes, "{refusal:?}");
     }
 }
 
