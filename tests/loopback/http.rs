@@ -102,7 +102,7 @@ fn thousand_pipelined(settings: &[&str]) {
     for hash in &hashes {
         let answer = connection.receive().answer();
         assert_eq!((answer.leechers, answer.seeders), (1, 0));
-        let mut expected = b"d5:filesd20:".to_vec();
+        let mut expected = b"d11:external ip4:\x7F\0\0\x015:filesd20:".to_vec();
         expected.extend_from_slice(&hash.0);
         expected.extend_from_slice(b"d8:completei0e10:downloadedi0e11:downloadersi1e");
         expected.extend_from_slice(b"10:incompletei1eee5:flagsd20:min_request_intervali900eee");

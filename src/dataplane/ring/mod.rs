@@ -453,9 +453,9 @@ impl Ring {
         Ok(overflown)
     }
 
-    /// Whether the last enter left something: requests that the kernel did not take, or deferred work
-    /// beyond what it does at once. Neither is announced by the eventfd, so the caller must not
-    /// sleep.
+    /// Whether the last enter left something: requests that the kernel did not take, or deferred
+    /// work beyond what it does at once. Neither is announced by the eventfd, so the caller must
+    /// not sleep.
     #[must_use]
     pub fn has_more(&mut self) -> bool {
         let submission = self.kernel.uring.submission();
