@@ -1235,6 +1235,38 @@ fn a_flood_of_new_swarms_stays_within_the_budget_and_spares_those_in_use() {
     assert_eq!(world.scrape(v4(1), &hashes), vec![[0, 0, 2]; 50]);
 }
 
+#[test]
+fn a_flood_is_spared_for_peers_of_two_networks_or_one_that_comes_back() {
+    let other_port = |source: SocketAddr| SocketAddr::new(source.ip(), 7);
+    for (what, first, second, pause, spared) in [
+        ("two addresses", v4(1), v4(2), 0, true),
+        ("two ports of one address", v4(1), other_port(v4(1)), 0, false),
+        ("two addresses of a /64", v6(1), v6(2), 0, false),
+        ("two /64", v6(1), address("2a00:1450:0:1::1"), 0, true),
+        ("both families", v4(1), v6(1), 0, true),
+        ("the same peer at once", v4(1), v4(1), 0, false),
+        ("the same peer after a while", v4(1), v4(1), 300, true),
+    ] {
+        let bounds = Bounds { memory_bytes: 1 << 20, ..Options::default().bounds };
+        let mut world = World::with(Options { bounds, ..Options::default() });
+        let returns = first == second;
+        for n in 0..50 {
+            world.announce(first, &leecher(hash(n), 6_881));
+        }
+        world.sleep(pause);
+        for n in 0..50 {
+            let port = if returns { 6_881 } else { 6_882 };
+            world.announce(second, &leecher(hash(n), port));
+        }
+        for n in 0..10_000 {
+            world.announce(v4(3), &leecher(hash(1_000 + n), 6_881));
+        }
+        let hashes: Vec<InfoHash> = (0..50).map(hash).collect();
+        let left = if !spared { 0 } else { 2 - u32::from(returns) };
+        assert_eq!(world.scrape(v4(1), &hashes), vec![[0, 0, left]; 50], "{what}");
+    }
+}
+
 // Counters.
 
 /// How a reason to be silent comes about over UDP; `None` if no datagram can cause it.

@@ -471,6 +471,7 @@ fn what_does_not_fit_the_submission_queue_waits_and_leaves_in_order() {
     }
     assert_eq!(ring.in_flight(), SENDS as usize);
     assert_eq!(ring.kernel.backlog.len(), SENDS as usize - 2, "all but the queue's two");
+    assert!(ring.has_more(), "nobody may sleep on it");
     let mut slots = BTreeSet::new();
     turn_until(&mut ring, "all sends", |ring, completion| {
         let Operation::Reply(slot) = completion.operation else { return false };
@@ -480,6 +481,7 @@ fn what_does_not_fit_the_submission_queue_waits_and_leaves_in_order() {
         slots.len() == SENDS as usize
     });
     assert_eq!((ring.in_flight(), ring.kernel.backlog.len()), (0, 0));
+    assert!(!ring.has_more());
     for n in 0..SENDS {
         let mut buffer = [0; 16];
         let count = client.recv(&mut buffer).expect("it was sent");
@@ -897,6 +899,39 @@ fn the_eventfd_is_written_only_while_notifications_are_on() {
         arrive(&mut ring);
         ring.notify(false);
         readable(Duration::ZERO);
+    }
+}
+
+#[test]
+fn when_a_ring_has_no_more_everything_ready_has_been_reaped() {
+    const SOCKETS: u8 = 100;
+    let mut ring = ring(Sizes { datagrams: 128, ..AMPLE });
+    let client = client("127.0.0.1:0");
+    let sockets: Vec<UdpSocket> = (0..SOCKETS).map(|_| udp("127.0.0.1:0")).collect();
+    for (socket, listener) in sockets.iter().zip(0..) {
+        ring.receive_datagrams(socket.as_fd(), listener);
+    }
+    assert!(look(&mut ring).is_empty(), "all of them wait");
+    for round in 0..5 {
+        for socket in &sockets {
+            client.send_to(&[round], local(socket)).expect("loopback");
+            let mut fds = [PollFd::new(socket, PollFlags::IN)];
+            assert_eq!(poll(&mut fds, None).expect("no signal"), 1, "it is there");
+        }
+        // As much deferred work as there are sockets: more than the kernel does in one enter. The
+        // last wake-up may be a moment behind its datagram.
+        thread::sleep(Duration::from_millis(5));
+        let mut completions = Vec::new();
+        loop {
+            ring.enter(&mut completions).expect("no reason to refuse");
+            if !ring.has_more() {
+                break;
+            }
+        }
+        let heard: BTreeSet<u64> =
+            completions.iter().map(|completion| completion.operation.to_user_data()).collect();
+        assert_eq!(heard.len(), usize::from(SOCKETS), "before anybody sleeps");
+        completions.iter().for_each(|completion| ring.recycle(completion));
     }
 }
 
