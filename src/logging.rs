@@ -48,6 +48,11 @@ pub fn init(log: &Log) -> Result<(), LogError> {
 fn filter(log: &Log, variable: Option<String>) -> Result<EnvFilter, LogError> {
     let (name, filter) = match variable.filter(|value| !value.is_empty()) {
         Some(value) => (FILTER_VARIABLE, value),
+        // The executor warns where locked memory is short that it registers no buffers for file I/O,
+        // of which we do none. `throng check` tells about the limit itself.
+        None if ["info", "warn"].contains(&log.level.as_str()) => {
+            ("`log.level`", format!("{},glommio=error", log.level))
+        }
         None => ("`log.level`", log.level.clone()),
     };
     EnvFilter::builder().parse(&filter).map_err(|source| LogError::Filter { name, filter, source })
@@ -65,9 +70,18 @@ mod tests {
 
     #[test]
     fn the_variable_overrides_the_level() {
-        assert_eq!(filter_text("warn", None).as_deref(), Ok("warn"));
-        assert_eq!(filter_text("warn", Some("")).as_deref(), Ok("warn"));
+        assert_eq!(filter_text("debug", None).as_deref(), Ok("debug"));
+        assert_eq!(filter_text("debug", Some("")).as_deref(), Ok("debug"));
         assert_eq!(filter_text("warn", Some("debug")).as_deref(), Ok("debug"));
+    }
+
+    #[test]
+    fn the_executor_is_heard_only_when_somebody_listens_closely() {
+        for level in ["info", "warn"] {
+            let filter = filter_text(level, None).expect("a level");
+            assert!(filter.contains("glommio=error") && filter.contains(level), "{filter}");
+        }
+        assert_eq!(filter_text("info", Some("info")).as_deref(), Ok("info"));
     }
 
     #[test]
