@@ -48,8 +48,8 @@ pub fn init(log: &Log) -> Result<(), LogError> {
 fn filter(log: &Log, variable: Option<String>) -> Result<EnvFilter, LogError> {
     let (name, filter) = match variable.filter(|value| !value.is_empty()) {
         Some(value) => (FILTER_VARIABLE, value),
-        // The executor warns where locked memory is short that it registers no buffers for file I/O,
-        // of which we do none. `throng check` tells about the limit itself.
+        // Where locked memory is short the executor warns that it registers no buffers for file
+        // I/O, of which we do none. `throng check` tells about the limit itself.
         None if ["info", "warn"].contains(&log.level.as_str()) => {
             ("`log.level`", format!("{},glommio=error", log.level))
         }
