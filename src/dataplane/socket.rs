@@ -280,7 +280,8 @@ mod tests {
     }
 
     #[test]
-    fn of_instances_that_race_exactly_one_wins() {
+    fn of_instances_that_race_never_two_win() {
+        let mut won = (0, 0);
         for round in 0..8 {
             // A port that was free a moment ago.
             let address = udp_address(&bind_udp_group(LOOPBACKS[0], 1, 0).expect("binds"));
@@ -299,9 +300,14 @@ mod tests {
                 let contenders: Vec<_> = (0..4).map(|_| scope.spawn(contend)).collect();
                 contenders.into_iter().map(|one| one.join().expect("no panic")).unzip()
             });
-            assert_eq!(udp.iter().sum::<usize>(), 1, "UDP, round {round}");
-            assert_eq!(tcp.iter().sum::<usize>(), 1, "TCP, round {round}");
+            let (udp, tcp) = (udp.iter().sum::<usize>(), tcp.iter().sum::<usize>());
+            assert!(udp <= 1, "UDP, round {round}");
+            assert!(tcp <= 1, "TCP, round {round}");
+            won = (won.0 + udp, won.1 + tcp);
         }
+        // Not every round has a winner: a stranger may have taken the port meanwhile, and of TCP
+        // sockets that bind before one listens, all may be refused. A start tries again then.
+        assert!(won.0 > 0 && won.1 > 0, "{won:?}");
     }
 
     #[test]
