@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustix::net::{Shutdown, SocketFlags};
+use rustix::io::Errno;
 
 use super::http::{Connections, Limits};
 use super::mailbox::{Doorbell, Post};
@@ -32,8 +32,6 @@ const TIMER: Duration = Duration::from_millis(250);
 const IDLE_TURNS: u32 = 4;
 /// Messages taken from the mailboxes in one turn; the rest waits for the next.
 const MESSAGES_MAX: usize = 256;
-/// Connections refused at once while descriptors are short.
-const REFUSE_MAX: usize = 64;
 /// Seconds between two log lines about the same trouble.
 const LOG_SECONDS: u32 = 60;
 /// Turns for answers to leave after the order to stop.
@@ -135,16 +133,24 @@ pub struct Worker {
     /// HTTP answers that came from other cores.
     answers: Answers,
     message: Vec<u8>,
-    /// A descriptor that is given up to refuse a connection when there is no other.
-    spare: Option<OwnedFd>,
     logged: Option<Seconds>,
 }
 
 /// An HTTP listener.
 struct Listener {
     socket: TcpListener,
-    /// Whether the ring accepts from it; it does not while descriptors are short.
-    armed: bool,
+    accepting: Accepting,
+}
+
+/// What the ring does with the connections that wait at a listener.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Accepting {
+    /// Nothing, until the timer.
+    No,
+    /// It takes them.
+    Yes,
+    /// It closes them: there are no descriptors. The timer tries again.
+    Refusing,
 }
 
 /// HTTP answers on their way from the tracker to their connections.
@@ -162,6 +168,7 @@ impl Worker {
     pub fn new(parts: Parts) -> io::Result<Self> {
         let ring = Ring::new(&parts.sizes)?;
         ring.register_eventfd(parts.post.doorbell().as_fd())?;
+        let listener = |socket| Listener { socket, accepting: Accepting::No };
         let mut worker = Self {
             ring,
             tracker: Tracker::new(parts.setup),
@@ -170,7 +177,7 @@ impl Worker {
             failed: Vec::new(),
             sweeping: false,
             udp: parts.udp,
-            http: parts.http.into_iter().map(|socket| Listener { socket, armed: false }).collect(),
+            http: parts.http.into_iter().map(listener).collect(),
             post: parts.post,
             published: parts.published,
             orders: parts.orders,
@@ -181,7 +188,6 @@ impl Worker {
             received: Vec::new(),
             answers: Answers::default(),
             message: Vec::new(),
-            spare: open_spare(),
             logged: None,
         };
         worker.ring.notify(false);
@@ -276,6 +282,7 @@ impl Worker {
                 }
             }
             Operation::Accept(listener) => self.accepted(usize::from(listener), completion),
+            Operation::Refuse(listener) => self.refused(usize::from(listener), &completion),
             Operation::Read(token) => self.read(token, completion),
             Operation::Write(token) => {
                 let written = (completion.result(), self.ring.take_written(token));
@@ -377,89 +384,73 @@ impl Worker {
 
     fn accepted(&mut self, listener: usize, completion: Completion) {
         let goes_on = completion.goes_on();
+        if !goes_on {
+            self.http[listener].accepting = Accepting::No;
+        }
         match completion.accepted() {
             Ok(stream) => {
                 self.take_or_refuse(stream);
                 if !goes_on {
-                    self.http[listener].armed = false;
                     self.arm_accepts();
                 }
             }
             Err(error) if is_short_of_descriptors(&error) => {
-                // Not armed again before the next timer: there will be no descriptor before that.
-                self.http[listener].armed = false;
-                self.refuse_newest(listener);
-                self.log_refusals("no file descriptor is left");
+                let number = u8::try_from(listener).expect("listeners are few");
+                let listener = &mut self.http[listener];
+                self.ring.refuse(listener.socket.as_fd(), number);
+                listener.accepting = Accepting::Refusing;
             }
-            Err(_) if goes_on => {}
-            Err(error) => {
-                self.http[listener].armed = false;
-                // The other side went before we came, or a signal: at once, lest clients that do so
-                // hold up the others. Any other error may stay, and waits for the timer.
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
-                ) {
-                    self.arm_accepts();
-                }
-            }
+            // The other side went before we came, or a signal: at once, lest clients that do so
+            // hold up the others. Any other error may stay, and waits for the timer.
+            Err(error) => match error.kind() {
+                io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => self.arm_accepts(),
+                _ => {}
+            },
         }
     }
 
     fn take_or_refuse(&mut self, stream: OwnedFd) {
-        if self.spare.is_none() {
-            // Another worker was faster when it was given up. It comes before any connection.
-            self.spare = open_spare();
-        }
-        let (taken, why) = if self.spare.is_some() && self.connections.is_full() {
-            (false, "there are as many as may be")
-        } else if self.spare.is_some() {
-            self.connections.accepted(self.now, stream, &mut self.ring);
-            (true, "")
+        if self.connections.is_full() {
+            self.count_refusal("there are as many as may be");
         } else {
-            // Its descriptor serves as well as any.
-            let _ = rustix::net::shutdown(&stream, Shutdown::Both);
-            self.spare = Some(stream);
-            (false, "no file descriptor is left")
-        };
-        let counters = self.tracker.counters_mut();
-        counters.http_connections_accepted[0] += u64::from(taken);
-        counters.http_connections_refused[0] += u64::from(!taken);
-        if !taken {
-            self.log_refusals(why);
+            self.tracker.counters_mut().http_connections_accepted[0] += 1;
+            self.connections.accepted(self.now, stream, &mut self.ring);
+        }
+    }
+
+    fn refused(&mut self, listener: usize, completion: &Completion) {
+        if !completion.goes_on() {
+            self.http[listener].accepting = Accepting::No;
+        }
+        match completion.result() {
+            Ok(_) => {
+                self.ring.close_refused(completion);
+                self.count_refusal("no file descriptor is left");
+            }
+            // The timer wants to know whether there are descriptors again.
+            Err(error) if error.raw_os_error() == Some(Errno::CANCELED.raw_os_error()) => {
+                self.arm_accepts();
+            }
+            Err(_) => {}
         }
     }
 
     fn arm_accepts(&mut self) {
         for (index, listener) in self.http.iter_mut().enumerate() {
-            if !listener.armed {
+            if listener.accepting == Accepting::No {
                 let number = u8::try_from(index).expect("listeners are few");
                 self.ring.accept(listener.socket.as_fd(), number);
-                listener.armed = true;
+                listener.accepting = Accepting::Yes;
             }
         }
     }
 
-    /// Closes the connections that wait to be accepted, with the one descriptor kept for that.
-    fn refuse_newest(&mut self, listener: usize) {
-        drop(self.spare.take());
-        let socket = &self.http[listener].socket;
-        let mut refused = 0;
-        for _ in 0..REFUSE_MAX {
-            match rustix::net::accept_with(socket, SocketFlags::CLOEXEC) {
-                Ok(stream) => drop(stream),
-                Err(_) => break,
-            }
-            refused += 1;
-        }
-        self.tracker.counters_mut().http_connections_refused[0] += refused;
-        self.spare = open_spare();
-    }
-
-    fn log_refusals(&mut self, why: &str) {
+    fn count_refusal(&mut self, why: &str) {
+        let counters = self.tracker.counters_mut();
+        counters.http_connections_refused[0] += 1;
+        let refused = counters.http_connections_refused[0];
         if self.logged.is_none_or(|logged| self.now.since(logged) >= LOG_SECONDS) {
             self.logged = Some(self.now);
-            let refused = self.tracker.counters_mut().http_connections_refused[0];
             tracing::warn!(
                 "HTTP connections are refused: {why}; {refused} by this worker since start. \
                  Raise http.max_connections or the limit of open files."
@@ -478,6 +469,11 @@ impl Worker {
             self.connections.expire(self.now, &mut self.tracker, &mut self.ring);
         }
         self.unarmed.append(&mut self.failed);
+        for listener in &self.http {
+            if listener.accepting == Accepting::Refusing {
+                self.ring.cancel(listener.socket.as_fd());
+            }
+        }
         self.arm_accepts();
         self.tracker.counters_mut().http_connections = [self.connections.count() as u64];
         self.published.publish(self.tracker.counters());
@@ -554,18 +550,12 @@ pub fn boot_seconds() -> u64 {
 
 /// Whether a receive ended for lack of buffers, which come back within the turn.
 fn is_out_of_buffers(completion: &Completion) -> bool {
-    let nobufs = Some(rustix::io::Errno::NOBUFS.raw_os_error());
+    let nobufs = Some(Errno::NOBUFS.raw_os_error());
     completion.result().is_err_and(|error| error.raw_os_error() == nobufs)
 }
 
 fn is_short_of_descriptors(error: &io::Error) -> bool {
-    use rustix::io::Errno;
     [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
         .iter()
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
-}
-
-fn open_spare() -> Option<OwnedFd> {
-    use rustix::fs::{Mode, OFlags};
-    rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
 }

@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use io_uring::types::{CancelBuilder, Fd, RecvMsgOut, Timespec};
+use io_uring::types::{CancelBuilder, Fd, Fixed, RecvMsgOut, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use self::pool::Pool;
@@ -49,6 +49,9 @@ const STREAM_BUFFER_BYTES: usize = 4_096;
 const _: () =
     assert!(RECEIVED_HEAD_BYTES + NAME_BYTES + DATAGRAM_BYTES_MAX <= DATAGRAM_BUFFER_BYTES);
 const _: () = assert!(2 * STREAM_BUFFER_BYTES >= HTTP_HEAD_BYTES_MAX);
+
+/// Connections that may be on their way out at once: see [`Ring::refuse`].
+const REFUSALS: u32 = 64;
 
 /// How large the parts of a ring are. Powers of two.
 #[derive(Clone, Copy, Debug)]
@@ -115,13 +118,16 @@ pub enum Operation {
     Reply(u16),
     /// A connection was accepted by this listener; `result` is its descriptor.
     Accept(u8),
+    /// A connection was accepted by this listener only to be closed; `result` is its place in the
+    /// ring's own table.
+    Refuse(u8),
     /// Bytes came in on this connection.
     Read(Token),
     /// Bytes went out on this connection.
     Write(Token),
     /// The timer has run out.
     Timer,
-    /// Something was cancelled.
+    /// Something was cancelled, or a refused connection closed.
     Cancel,
 }
 
@@ -135,6 +141,7 @@ impl Operation {
             Self::Write(token) => (4, token.0),
             Self::Timer => (5, 0),
             Self::Cancel => (6, 0),
+            Self::Refuse(listener) => (7, u64::from(listener)),
         };
         operation << WHOM_BITS | whom
     }
@@ -149,6 +156,7 @@ impl Operation {
             4 => Self::Write(Token::from_bits(user_data)),
             5 => Self::Timer,
             6 => Self::Cancel,
+            7 => Self::Refuse(low),
             _ => unreachable!("user_data comes back as it was given"),
         }
     }
@@ -319,6 +327,7 @@ impl Ring {
             .setup_cqsize(sizes.completions)
             .dontfork()
             .build(sizes.submissions)?;
+        uring.submitter().register_files_sparse(REFUSALS)?;
         let datagrams = Pool::new(&uring, 0, sizes.datagrams, DATAGRAM_BUFFER_BYTES)?;
         let streams = Pool::new(&uring, 1, sizes.streams, STREAM_BUFFER_BYTES)?;
         // SAFETY: all-zero bytes are a valid msghdr: null pointers and zero lengths.
@@ -368,6 +377,29 @@ impl Ring {
             .build()
             .user_data(Operation::Accept(listener).to_user_data());
         self.kernel.push(entry);
+    }
+
+    /// Accepts connections only to close them (see [`Ring::close_refused`]), until that ends.
+    ///
+    /// They go into a table of the ring's own, so this works when no descriptor is left, and none
+    /// has to be kept back for it, which another thread of the process might take.
+    pub fn refuse(&mut self, socket: BorrowedFd<'_>, listener: u8) {
+        let entry = opcode::AcceptMulti::new(Fd(socket.as_raw_fd()))
+            .allocate_file_index(true)
+            .build()
+            .user_data(Operation::Refuse(listener).to_user_data());
+        self.kernel.push(entry);
+    }
+
+    /// Closes the connection that a completion of [`Ring::refuse`] brought.
+    pub fn close_refused(&mut self, completion: &Completion) {
+        assert!(matches!(completion.operation, Operation::Refuse(_)));
+        if let Ok(place) = completion.result() {
+            let entry = opcode::Close::new(Fixed(place))
+                .build()
+                .user_data(Operation::Cancel.to_user_data());
+            self.kernel.push(entry);
+        }
     }
 
     /// Reads once from a connection, whose descriptor stays open until the completion.

@@ -753,6 +753,45 @@ fn cancelling_a_listener_ends_its_accept_and_frees_its_port() {
 }
 
 #[test]
+fn refused_connections_are_closed_without_a_descriptor_until_cancelled() {
+    let mut ring = ring(AMPLE);
+    let listener = listener();
+    let address = listener.local_addr().expect("it is bound");
+    let client = || TcpStream::connect(address).expect("it listens");
+    // Twice as many as have room in the table, and never all at once.
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.extend((0..REFUSALS / 2).map(|_| client()));
+        let (mut refused, mut closed) = (0, 0);
+        ring.refuse(listener.as_fd(), LISTENER);
+        turn_until(&mut ring, "refusals", |ring, completion| {
+            match completion.operation {
+                Operation::Refuse(LISTENER) if completion.result().is_ok() => {
+                    assert!(completion.goes_on());
+                    refused += 1;
+                    ring.close_refused(completion);
+                }
+                Operation::Cancel => closed += 1,
+                _ => panic!("{completion:?}"),
+            }
+            (refused, closed) == (REFUSALS / 2, REFUSALS / 2)
+        });
+        ring.cancel(listener.as_fd());
+        turn_until(&mut ring, "the end", |_, completion| {
+            completion.operation == Operation::Refuse(LISTENER)
+                && completion.result().is_err()
+                && !completion.goes_on()
+        });
+        look(&mut ring);
+    }
+    for mut client in clients {
+        client.set_read_timeout(Some(PATIENCE)).expect("an option");
+        assert!(matches!(client.read(&mut [0]), Ok(0)), "it was closed, in order");
+    }
+    assert_eq!(ring.in_flight(), 0);
+}
+
+#[test]
 fn cancelling_what_is_not_there_is_harmless() {
     let mut ring = ring(AMPLE);
     let socket = udp("127.0.0.1:0");
