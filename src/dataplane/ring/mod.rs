@@ -4,13 +4,10 @@
 //! thread enters the kernel with GETEVENTS, so there is one [`Ring::enter`] in every turn of the
 //! loop). All memory that the kernel may touch belongs to [`Ring`] and outlives every request: its
 //! `Drop` cancels what is in flight and waits for it, and rather leaks memory than frees it early.
-//!
-//! ```text
-//! user_data   63..56  operation      55..0  whom it is for (a listener, a slot, a connection)
-//! ```
 
 #![expect(unsafe_code, reason = "the kernel reads and writes our memory; this is where")]
 
+mod completion;
 mod pool;
 pub mod probe;
 mod replies;
@@ -23,14 +20,13 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, Fd, Fixed, RecvMsgOut, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::{IoUring, opcode, squeue};
 
+pub use self::completion::{Completion, Operation, Token};
 use self::pool::Pool;
 pub use self::replies::Replies;
 use crate::limits::{DATAGRAM_BYTES_MAX, HTTP_HEAD_BYTES_MAX};
 
-/// The bits of `user_data` that say for whom a request is.
-const WHOM_BITS: u32 = 56;
 /// `IORING_ENTER_GETEVENTS`: run deferred work and flush an overflown completion queue.
 const ENTER_GETEVENTS: u32 = 1;
 /// `IORING_RECVSEND_POLL_FIRST`: nothing can have arrived yet, so do not try before waiting.
@@ -77,133 +73,6 @@ impl Sizes {
         streams: 256,
         replies: 2_048,
     };
-}
-
-/// Names a connection in completions: 56 bits that its owner chooses.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Token(u64);
-
-impl Token {
-    /// A slot and a generation, so that a late completion cannot be taken for the next user's.
-    #[must_use]
-    pub fn new(slot: u32, generation: u32) -> Self {
-        Self(u64::from(generation & 0x00FF_FFFF) << 32 | u64::from(slot))
-    }
-
-    /// The slot.
-    #[must_use]
-    pub fn slot(self) -> usize {
-        usize::try_from(self.0 & u64::from(u32::MAX)).expect("32 bits")
-    }
-
-    /// As a number.
-    #[must_use]
-    pub const fn to_bits(self) -> u64 {
-        self.0
-    }
-
-    /// From a number that [`Token::to_bits`] made.
-    #[must_use]
-    pub const fn from_bits(bits: u64) -> Self {
-        Self(bits & ((1 << WHOM_BITS) - 1))
-    }
-}
-
-/// What a completion is about.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Operation {
-    /// A datagram came in by this listener.
-    Datagram(u8),
-    /// The datagram in this slot has been sent.
-    Reply(u16),
-    /// A connection was accepted by this listener; `result` is its descriptor.
-    Accept(u8),
-    /// A connection was accepted by this listener only to be closed; `result` is its place in the
-    /// ring's own table.
-    Refuse(u8),
-    /// Bytes came in on this connection.
-    Read(Token),
-    /// Bytes went out on this connection.
-    Write(Token),
-    /// The timer has run out.
-    Timer,
-    /// Something was cancelled, or a refused connection closed.
-    Cancel,
-}
-
-impl Operation {
-    fn to_user_data(self) -> u64 {
-        let (operation, whom) = match self {
-            Self::Datagram(listener) => (0, u64::from(listener)),
-            Self::Reply(slot) => (1, u64::from(slot)),
-            Self::Accept(listener) => (2, u64::from(listener)),
-            Self::Read(token) => (3, token.0),
-            Self::Write(token) => (4, token.0),
-            Self::Timer => (5, 0),
-            Self::Cancel => (6, 0),
-            Self::Refuse(listener) => (7, u64::from(listener)),
-        };
-        operation << WHOM_BITS | whom
-    }
-
-    fn from_user_data(user_data: u64) -> Self {
-        let [_, _, _, _, _, _, high, low] = user_data.to_be_bytes();
-        match user_data >> WHOM_BITS {
-            0 => Self::Datagram(low),
-            1 => Self::Reply(u16::from_be_bytes([high, low])),
-            2 => Self::Accept(low),
-            3 => Self::Read(Token::from_bits(user_data)),
-            4 => Self::Write(Token::from_bits(user_data)),
-            5 => Self::Timer,
-            6 => Self::Cancel,
-            7 => Self::Refuse(low),
-            _ => unreachable!("user_data comes back as it was given"),
-        }
-    }
-}
-
-/// Something that the kernel has done.
-#[derive(Clone, Copy, Debug)]
-pub struct Completion {
-    /// What it is about.
-    pub operation: Operation,
-    /// Bytes, a descriptor, or a negated errno.
-    result: i32,
-    flags: u32,
-}
-
-impl Completion {
-    /// The result, or what went wrong.
-    ///
-    /// # Errors
-    /// The errno that the kernel answered.
-    pub fn result(&self) -> io::Result<u32> {
-        u32::try_from(self.result).map_err(|_| io::Error::from_raw_os_error(-self.result))
-    }
-
-    /// The connection of a completed accept.
-    ///
-    /// # Errors
-    /// Why none could be accepted. The caller calls this once for a completion.
-    pub fn accepted(&self) -> io::Result<OwnedFd> {
-        assert!(matches!(self.operation, Operation::Accept(_)));
-        let descriptor = self.result()?;
-        let descriptor = RawFd::try_from(descriptor).expect("it was an i32 before");
-        // SAFETY: the kernel made this descriptor for this completion, and nobody else has it.
-        Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
-    }
-
-    /// Whether the request goes on by itself. A multishot request that does not must be armed
-    /// again.
-    #[must_use]
-    pub fn goes_on(&self) -> bool {
-        cqueue::more(self.flags)
-    }
-
-    /// The buffer that holds what was received.
-    fn buffer(&self) -> Option<u16> {
-        cqueue::buffer_select(self.flags)
-    }
 }
 
 /// A datagram in a receive buffer.
@@ -270,11 +139,7 @@ impl Kernel {
 
     fn completions(&mut self, into: &mut Vec<Completion>) {
         for entry in self.uring.completion() {
-            let completion = Completion {
-                operation: Operation::from_user_data(entry.user_data()),
-                result: entry.result(),
-                flags: entry.flags(),
-            };
+            let completion = Completion::of(&entry);
             self.in_flight -= usize::from(!completion.goes_on());
             into.push(completion);
         }

@@ -14,6 +14,7 @@ use std::time::Instant;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use socket2::{SockAddr, SockRef};
 
+use super::completion::WHOM_BITS;
 use super::*;
 use crate::limits::UDP_REPLY_BYTES_MAX;
 
@@ -166,6 +167,8 @@ fn user_data_comes_back_as_the_operation_it_was() {
         Operation::Write(Token::new(u32::MAX, u32::MAX)),
         Operation::Timer,
         Operation::Cancel,
+        Operation::Refuse(0),
+        Operation::Refuse(255),
     ] {
         assert_eq!(Operation::from_user_data(operation.to_user_data()), operation);
         assert!(seen.insert(operation.to_user_data()), "no two are alike");
