@@ -24,12 +24,11 @@ use std::time::{Duration, Instant};
 use core_affinity::CoreId as Cpu;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::SockRef;
+use throng::load::batch::Batch;
 use throng::rng::Rng;
 
 #[path = "common/announce.rs"]
 mod announce;
-#[path = "common/batch.rs"]
-mod batch;
 #[path = "common/hash.rs"]
 mod hash;
 #[path = "common/http.rs"]
@@ -39,7 +38,6 @@ mod load;
 #[path = "common/server.rs"]
 mod server;
 
-use batch::Batch;
 use load::{Load, Server as Kind, Shape, Totals};
 use server::Server;
 
@@ -173,13 +171,13 @@ fn serve_echo(bytes: usize) {
     let _ = SockRef::from(&socket).set_recv_buffer_size(8 << 20);
     println!("{}", socket.local_addr().expect("it is bound"));
     let mut batch = Batch::new();
-    while let Ok(count) = batch.receive(&socket, true) {
+    while let Ok(count) = batch.receive_from(&socket) {
         for index in 0..count {
             let buffer = batch.resize(index, bytes);
             buffer.copy_within(12..16, 4);
             buffer[..4].copy_from_slice(&[0, 0, 0, 1]);
         }
-        if batch.send(&socket, count, true).is_err() {
+        if batch.send_back(&socket, count).is_err() {
             break;
         }
     }

@@ -3,9 +3,13 @@
 //! Definitions only. Options may stand before or after the command; where both places give
 //! overrides, those after it come later and so win.
 
+mod load;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+
+pub use load::Load;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -14,7 +18,8 @@ Examples:
   throng check --config throng.toml          is the file right, and is this machine?
   throng run --config throng.toml
   throng --set announce.interval=20m --set udp.listen=127.0.0.1:7000,[::1]:7000
-  THRONG__LOG__LEVEL=debug throng run        the environment overrides the file, --set both";
+  THRONG__LOG__LEVEL=debug throng run        the environment overrides the file, --set both
+  throng load udp 127.0.0.1:6969             how much does it take? see: throng load udp --help";
 
 /// A BitTorrent tracker engine: thread-per-core, io_uring, UDP and HTTP in one process.
 ///
@@ -37,6 +42,11 @@ enum Verb {
     Config,
     /// Check the configuration and this machine, and say what to do about each finding
     Check(Options),
+    /// Put load on a tracker, check every answer, and report rates and latencies
+    Load {
+        #[command(subcommand)]
+        load: Box<Load>,
+    },
 }
 
 /// Where the configuration comes from.
@@ -54,7 +64,7 @@ pub struct Options {
 }
 
 /// What is asked of the program.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Command {
     /// Run the tracker.
     Run(Options),
@@ -62,6 +72,8 @@ pub enum Command {
     Config,
     /// Check the configuration and the machine.
     Check(Options),
+    /// Put load on a tracker.
+    Load(Box<Load>),
 }
 
 impl Cli {
@@ -76,6 +88,7 @@ impl Cli {
             Some(Verb::Run(inner)) => Command::Run(outer.followed_by(inner)),
             Some(Verb::Config) => Command::Config,
             Some(Verb::Check(inner)) => Command::Check(outer.followed_by(inner)),
+            Some(Verb::Load { load }) => Command::Load(load),
         }
     }
 }
@@ -133,8 +146,59 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_refused() {
-        for line in ["throng walk", "throng --port 1", "throng --set", "throng config --set a=1"] {
+        for line in [
+            "throng walk",
+            "throng --port 1",
+            "throng --set",
+            "throng config --set a=1",
+            "throng load",
+            "throng load tcp 127.0.0.1:1",
+            "throng load udp",
+            "throng load udp 127.0.0.1:1 --connections 1",
+            "throng load http 127.0.0.1:1 --in-flight 1",
+            "throng load http 127.0.0.1:1 --duration 5",
+        ] {
             assert!(parse(line).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn a_load_becomes_a_plan_within_its_bounds() {
+        let plan = |line: &str| match parse(line).expect(line) {
+            Command::Load(load) => load.plan().map(|plan| {
+                let checked = plan.check().map_err(|error| error.to_string());
+                (plan, checked)
+            }),
+            other => panic!("{other:?}"),
+        };
+        let (udp, checked) = plan("throng load udp 127.0.0.1:6969").expect("loopback");
+        assert_eq!((udp.in_flight, udp.sources, udp.close, checked), (256, 4, false, Ok(())));
+        let (http, checked) = plan("throng load http [::1]:6969 --close").expect("loopback");
+        assert_eq!((http.in_flight, http.sources, http.close, checked), (64, 64, true, Ok(())));
+        for wrong in [
+            "--threads 0",
+            "--in-flight 0",
+            "--in-flight 65537",
+            "--in-flight 7 --sources 8",
+            "--sources 241 --in-flight 300",
+            "--peers 3",
+            "--swarms 0",
+            "--skew 0.5",
+            "--skew nan",
+            "--seeders 1.1",
+            "--rate 0",
+            "--duration 25h",
+            "--duration 0s",
+            "--timeout 2m",
+            "--scrape-hashes 75",
+            "--mix announce=0",
+            "--peers 1000000 --swarms 1",
+        ] {
+            let (_, checked) =
+                plan(&format!("throng load udp 127.0.0.1:6969 {wrong}")).expect(wrong);
+            let option = wrong.split(' ').next().expect("an option");
+            assert!(checked.expect_err(wrong).contains(option), "{wrong}");
+        }
+        assert!(plan("throng load udp 192.0.2.1:6969").is_err());
     }
 }

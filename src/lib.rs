@@ -10,6 +10,7 @@
 //! 3  tracker            the protocol as one deterministic machine per core
 //! 4  dataplane          one core's I/O: ring, sockets, connections, mailboxes
 //!    control            one thread's I/O: health, metrics, statistics, signals
+//!    load               the load generator: invented peers that check every answer
 //! 5  config             what the operator writes
 //!    check              what the machine gives
 //!    runtime            start, supervise, stop in order
@@ -39,6 +40,7 @@ pub mod tracker;
 
 pub mod control;
 pub mod dataplane;
+pub mod load;
 
 pub mod check;
 pub mod config;

@@ -3,6 +3,8 @@
 //! A bound that an operator may change has its default here too. `const` assertions at the foot tie
 //! the numbers together, so that changing one of them cannot silently break another.
 
+use std::time::Duration;
+
 /// Bytes of the longest datagram we read: a scrape of 74 hashes is 1,496 (BEP 15), one of 100, of
 /// which the first 74 are answered, is 2,016; an announce has room for options (BEP 41).
 pub const DATAGRAM_BYTES_MAX: usize = 2_048;
@@ -53,7 +55,24 @@ pub const BATCH_MAX: usize = 64;
 /// Length of a connection id's epoch (BEP 15 asks for an id to be valid about two minutes).
 pub const CONNECTION_EPOCH_SECONDS: u32 = 64;
 
+/// Threads of a load generator.
+pub const LOAD_THREADS_MAX: u16 = 256;
+/// Sockets or source addresses of one of its threads.
+pub const LOAD_SOURCES_MAX: u16 = 240;
+/// Requests that one of its threads has under way; over HTTP, its connections.
+pub const LOAD_IN_FLIGHT_MAX: u32 = 65_536;
+/// Peers that it invents, and swarms.
+pub const LOAD_PEERS_MAX: u32 = 1_000_000_000;
+/// Requests a second that it can be asked for: more than any machine sends, so that no sum wraps.
+pub const LOAD_RATE_MAX: u64 = 1_000_000_000;
+/// The longest time that it measures: a load without an end is a mistake.
+pub const LOAD_DURATION_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// The longest time that it waits for an answer.
+pub const LOAD_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+
 const _: () = assert!(20 + ENDPOINT_V4_BYTES * NUM_WANT_MAX as usize <= UDP_REPLY_BYTES_MAX);
 const _: () = assert!(8 + 12 * UDP_SCRAPE_HASHES_MAX <= UDP_REPLY_BYTES_MAX);
 const _: () = assert!(16 + 20 * (UDP_SCRAPE_HASHES_MAX + 1) <= DATAGRAM_BYTES_MAX);
 const _: () = assert!(NUM_WANT_DEFAULT <= NUM_WANT_MAX);
+// Each source on loopback has an address of its own: 250 in each of 250 networks.
+const _: () = assert!(LOAD_THREADS_MAX as u32 * LOAD_SOURCES_MAX as u32 <= 250 * 250);

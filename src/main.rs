@@ -3,15 +3,20 @@
 mod cli;
 mod logging;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
 use throng::check::{self, Level};
 use throng::config::{Config, ConfigError, DEFAULT_TOML};
+use throng::control::signals;
+use throng::load::plan::LoadError;
+use throng::load::report::{Progress, Verdict};
 use throng::runtime::{self, RunError};
 
-use cli::{Cli, Command, Options};
+use cli::{Cli, Command, Load, Options};
 
 /// Input or output failed: a socket, standard output, a worker's ring (`EX_IOERR` of sysexits.h).
 const EXIT_IO: u8 = 74;
@@ -22,6 +27,12 @@ const EXIT_CONFIG: u8 = 78;
 const EXIT_ADDRESS_TAKEN: u8 = 98;
 /// `throng check` found a problem.
 const EXIT_PROBLEM: u8 = 1;
+/// The command line is wrong, as clap says it.
+const EXIT_USAGE: u8 = 2;
+/// `throng load` had no answer at all (`EX_UNAVAILABLE` of sysexits.h).
+const EXIT_UNANSWERED: u8 = 69;
+/// `throng load` had wrong answers (`EX_PROTOCOL` of sysexits.h).
+const EXIT_WRONG: u8 = 76;
 
 /// Small allocations from size classes, memory given back to the system.
 #[global_allocator]
@@ -30,8 +41,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let ended = match Cli::parse().into_command() {
         Command::Config => print(DEFAULT_TOML),
-        Command::Run(options) => load(&options).and_then(|config| run(&config)),
-        Command::Check(options) => load(&options).and_then(|config| check(&config)),
+        Command::Run(options) => read(&options).and_then(|config| run(&config)),
+        Command::Check(options) => read(&options).and_then(|config| check(&config)),
+        Command::Load(options) => load(&options),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -40,7 +52,7 @@ fn main() -> ExitCode {
 }
 
 /// The configuration, or the exit code after saying what is wrong with it.
-fn load(options: &Options) -> Result<Config, u8> {
+fn read(options: &Options) -> Result<Config, u8> {
     // Lossily: a variable of ours that is not UTF-8 is then refused by its rule, not overlooked.
     let environment = std::env::vars_os().map(|(name, value)| {
         (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
@@ -58,6 +70,62 @@ fn check(config: &Config) -> Result<(), u8> {
     let findings = runtime::check(config).map_err(|error| refuse(&error))?;
     print(&check::render(&findings))?;
     if check::worst(&findings) == Level::Problem { Err(EXIT_PROBLEM) } else { Ok(()) }
+}
+
+fn load(options: &Load) -> Result<(), u8> {
+    let refuse = |error: LoadError| {
+        let code = match error {
+            _ if error.is_usage() => EXIT_USAGE,
+            _ if error.is_silence() => EXIT_UNANSWERED,
+            _ => EXIT_IO,
+        };
+        complain(&error, code)
+    };
+    let plan = options.plan().map_err(refuse)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    signals::raise_on_interrupt(stop.clone()).map_err(|error| complain(&error, EXIT_IO))?;
+    let common = options.common();
+    let mut line = ProgressLine { overwrites: io::stderr().is_terminal(), columns: 0 };
+    let mut tell = |progress: &Progress| {
+        if !common.quiet {
+            line.show(progress);
+        }
+    };
+    let report = throng::load::run(&plan, &stop, &mut tell);
+    line.clear();
+    let report = report.map_err(refuse)?;
+    print(&if common.json { report.json() } else { report.to_string() })?;
+    match report.verdict() {
+        Verdict::Verified => Ok(()),
+        Verdict::Unanswered => Err(EXIT_UNANSWERED),
+        Verdict::Wrong => Err(EXIT_WRONG),
+    }
+}
+
+/// One line on standard error: written over itself on a terminal, else a line each time.
+struct ProgressLine {
+    overwrites: bool,
+    /// Of the line that stands there; 0: none does.
+    columns: usize,
+}
+
+impl ProgressLine {
+    fn show(&mut self, progress: &Progress) {
+        let text = progress.to_string();
+        // Nobody is left to be told that standard error is closed.
+        let _ = if self.overwrites {
+            write!(io::stderr(), "\r{text:columns$}", columns = self.columns)
+        } else {
+            writeln!(io::stderr(), "{text}")
+        };
+        self.columns = text.len();
+    }
+
+    fn clear(&mut self) {
+        if self.overwrites && self.columns > 0 {
+            let _ = write!(io::stderr(), "\r{:columns$}\r", "", columns = self.columns);
+        }
+    }
 }
 
 fn refuse(error: &RunError) -> u8 {

@@ -13,6 +13,8 @@ mod hostile;
 mod http;
 #[path = "loopback/limits.rs"]
 mod limits;
+#[path = "loopback/load.rs"]
+mod load;
 #[path = "loopback/operation.rs"]
 mod operation;
 #[path = "loopback/swarms.rs"]

@@ -7,11 +7,11 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use throng::load::batch::{BATCH, Batch};
 use throng::rng::Rng;
 use throng::wire::id::{ConnectionId, TransactionId};
 use throng::wire::udp::{self, ANNOUNCE_BYTES, Reply};
 
-use super::batch::{BATCH, Batch};
 use super::{announce, hash};
 
 /// Sockets, each with a source address of its own.
@@ -204,7 +204,7 @@ impl Load {
     }
 
     fn receive(&mut self, index: usize, plan: Plan, server: Server, totals: &mut Totals) {
-        let Ok(count) = self.received.receive(&self.clients[index].socket, false) else { return };
+        let Ok(count) = self.received.receive(&self.clients[index].socket) else { return };
         let mut free = [0; BATCH];
         let mut len = 0;
         for at in 0..count {
@@ -243,7 +243,7 @@ impl Load {
             client.write(slot, self.shape, &mut self.sent, count);
             count += 1;
         }
-        self.sent.send(&client.socket, count, false).expect("it is sent");
+        self.sent.send_all(&client.socket, count).expect("it is sent");
     }
 
     /// Sends everything in flight again.
@@ -257,7 +257,7 @@ impl Load {
                     count += 1;
                 }
             }
-            self.sent.send(&client.socket, count, false).expect("it is sent");
+            self.sent.send_all(&client.socket, count).expect("it is sent");
             lost += count as u64;
         }
         lost

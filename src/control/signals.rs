@@ -1,7 +1,11 @@
 //! What operators say by signals.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
+use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
 /// A signal and its name.
@@ -45,4 +49,33 @@ impl Signals {
             _ = self.user.recv() => Signal::Reload("SIGUSR1"),
         }
     }
+}
+
+/// From here on the first SIGINT or SIGTERM only makes `flag` true; a further one ends the process.
+/// For programs without a control plane: a thread of its own waits for them.
+///
+/// # Errors
+/// If a handler cannot be installed.
+pub fn raise_on_interrupt(flag: Arc<AtomicBool>) -> io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_io().build()?;
+    let (mut interrupt, mut terminate) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let mut stop = || {
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+            });
+        };
+        stop();
+        flag.store(true, Ordering::Relaxed);
+        stop();
+        // As a shell has it: 128 and the number of SIGINT.
+        std::process::exit(130);
+    })?;
+    Ok(())
 }

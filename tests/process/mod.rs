@@ -226,6 +226,11 @@ impl Throng {
         self.state_dir.clone()
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Processor time that it has used, in hundredths of a second.
     pub fn cpu_ticks(&self) -> u64 {
         let path = PathBuf::from(format!("/proc/{}/stat", self.child.id()));

@@ -4,15 +4,19 @@
 //! [`AnnounceQuery::parse`] and [`scrape_hashes`] read its query. Nothing is decoded before it is
 //! needed, and text is bytes throughout: no step cares about UTF-8.
 //!
+//! The client's half, requests written and responses read, is in `client`.
+//!
 //! A request that two parsers could read differently is refused, since a proxy may stand in front:
 //! bodies, `Transfer-Encoding`, folded lines, bare CR and LF. After any error from a head the
 //! connection must close, because where the next request would begin is unknown. A query has no
 //! such power, so there tolerance rules; old clients and glued URLs are served.
 
+mod client;
 mod head;
 mod query;
 mod response;
 
+pub use client::{RequestForm, ResponseError, ResponseHead, percent_encode};
 pub use head::{Fields, Head, Method, Version, head_end};
 pub use query::{AnnounceQuery, Parameters, percent_decode, scrape_hashes};
 pub use response::{Status, write_response};
