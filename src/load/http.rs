@@ -130,8 +130,7 @@ impl super::Client for Client {
         };
         let epoll = epoll::create(CreateFlags::CLOEXEC)
             .map_err(|error| LoadError::Io { what: "epoll".to_owned(), source: error.into() })?;
-        // Every source needs a connection, or its peers would never announce.
-        let count = plan.in_flight.max(own) as usize;
+        let count = plan.in_flight as usize;
         Ok(Self {
             population,
             form: RequestForm {

@@ -26,6 +26,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, getrlimit, setrlimit};
+
 use cpu::CpuClock;
 use pace::{Schedule, Work};
 use plan::{LoadError, Pace, Plan, Transport};
@@ -114,6 +116,7 @@ fn run_with<C: Client>(
     stop: &AtomicBool,
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Report, LoadError> {
+    raise_open_files(plan)?;
     let cpu_clock = plan.pid.map(CpuClock::new).transpose()?;
     let clock = Clock(Instant::now());
     let clients = (0..plan.threads).map(|thread| C::open(plan, clock, thread));
@@ -132,6 +135,27 @@ fn run_with<C: Client>(
     Ok(Report::new(plan, fill.as_ref(), &measured, stop.load(Ordering::Relaxed)))
 }
 
+/// Files that are open besides the connections: standard streams, epoll, /proc, and some more.
+const FILES_BESIDE: u64 = 64;
+
+/// The soft limit of open files goes up to what the plan needs, if the hard one permits.
+fn raise_open_files(plan: &Plan) -> Result<(), LoadError> {
+    let each = match plan.target.transport {
+        Transport::Udp => u64::from(plan.sources),
+        Transport::Http => u64::from(plan.in_flight),
+    };
+    let needed = each * u64::from(plan.threads) + FILES_BESIDE;
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|files| files >= needed) {
+        return Ok(());
+    }
+    limit.current = Some(needed);
+    setrlimit(Resource::Nofile, limit).map_err(|error| LoadError::Io {
+        what: format!("{needed} open files are needed (ulimit -n)"),
+        source: error.into(),
+    })
+}
+
 /// All threads.
 struct Team<'a, C> {
     clients: Vec<C>,
@@ -147,7 +171,7 @@ impl<C: Client> Team<'_, C> {
         let mut teller = Teller::new("fill", None, progress);
         let fill = |_, client: &mut C, around: Surroundings<'_>| client.run(Work::Fill, around);
         let tallies = self.each(&mut |live| teller.look(live), fill);
-        Phase::new(start, &tallies, None)
+        Phase::new(start, &tallies, [None; 2])
     }
 
     fn measure(
@@ -164,13 +188,15 @@ impl<C: Client> Team<'_, C> {
             Pace::Open(rate) => Some(Schedule::new(rate, thread, threads)),
         };
         let schedules: Vec<_> = (0..threads).map(schedule).collect();
-        let cpu_seconds = || cpu_clock.and_then(CpuClock::seconds);
+        let own = CpuClock::new(std::process::id()).ok();
+        let cpu_seconds =
+            || [own.as_ref(), cpu_clock].map(|clock| clock.and_then(CpuClock::seconds));
         let before = cpu_seconds();
         let mut after = None;
         let mut teller = Teller::new("measured", Some(self.plan.duration), progress);
         let mut look = |live: &[Live]| {
             if after.is_none() && (clock.now() >= end || stop.load(Ordering::Relaxed)) {
-                after = cpu_seconds();
+                after = Some(cpu_seconds());
             }
             teller.look(live);
         };
@@ -178,8 +204,9 @@ impl<C: Client> Team<'_, C> {
             client.run(Work::Measure { start, end, schedule: schedules[thread] }, around)
         };
         let tallies = self.each(&mut look, ask);
-        let used = before.zip(after.or_else(cpu_seconds)).map(|(before, after)| after - before);
-        Phase::new(start, &tallies, used)
+        let after = after.unwrap_or_else(cpu_seconds);
+        let used = |at: usize| before[at].zip(after[at]).map(|(before, after)| after - before);
+        Phase::new(start, &tallies, [used(0), used(1)])
     }
 
     /// Has every thread do its part, and looks at them meanwhile.

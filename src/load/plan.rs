@@ -207,7 +207,10 @@ impl Plan {
         within("--sources", self.sources.into(), 1, LOAD_SOURCES_MAX.into())?;
         let udp = self.target.transport == Transport::Udp;
         let option = if udp { "--in-flight" } else { "--connections" };
-        within(option, self.in_flight.into(), 1, LOAD_IN_FLIGHT_MAX.into())?;
+        // Every source needs room for a request, or its peers would never announce. With a
+        // connection for each request the sources take turns.
+        let least = if self.close { 1 } else { self.sources.into() };
+        within(option, self.in_flight.into(), least, LOAD_IN_FLIGHT_MAX.into())?;
         let sources = u64::from(self.threads) * u64::from(self.sources);
         within("--peers", self.peers.into(), sources, LOAD_PEERS_MAX.into())?;
         within("--swarms", self.swarms.into(), 1, LOAD_PEERS_MAX.into())?;

@@ -42,7 +42,7 @@ pub struct Population {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
     "the largest swarm would have {peers} peers, but {addresses} source addresses of {PORTS} ports \
-     each make only {} endpoints: fewer peers, a lower --skew, more --swarms or more --sources",
+     each make only {} endpoints: fewer --peers, a lower --skew, more --swarms or more --sources",
     u64::from(*addresses) * u64::from(PORTS)
 )]
 pub struct Crowded {

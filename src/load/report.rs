@@ -49,6 +49,9 @@ pub struct Report {
     pub swarms_per_scrape: f64,
     /// Connections opened (HTTP).
     pub connections: u64,
+    /// CPU seconds that the load itself used in the measured time. Near `seconds` times the
+    /// threads, it and not the tracker was the limit.
+    pub own_cpu_seconds: Option<f64>,
     /// The measured process.
     pub cpu: Option<CpuReport>,
 }
@@ -164,12 +167,13 @@ pub enum Verdict {
 pub struct Phase {
     tally: Tally,
     seconds: f64,
-    cpu_seconds: Option<f64>,
+    /// Of ourselves, and of the process that is measured.
+    cpu_seconds: [Option<f64>; 2],
 }
 
 impl Phase {
     /// `start` is on the clock of the tallies; the end is when the last thread stopped asking.
-    pub fn new(start: u64, tallies: &[Tally], cpu_seconds: Option<f64>) -> Self {
+    pub fn new(start: u64, tallies: &[Tally], cpu_seconds: [Option<f64>; 2]) -> Self {
         let mut tally = Tally::default();
         tallies.iter().for_each(|part| tally.add(part));
         let time = Duration::from_nanos(tally.ended.saturating_sub(start));
@@ -181,8 +185,7 @@ impl Report {
     /// What the phases of a plan come to.
     #[must_use]
     pub fn new(plan: &Plan, fill: Option<&Phase>, measured: &Phase, interrupted: bool) -> Self {
-        let Phase { tally, seconds, cpu_seconds } = measured;
-        let seconds = *seconds;
+        let &Phase { ref tally, seconds, cpu_seconds: [own_cpu_seconds, cpu_seconds] } = measured;
         let action = |action: Action| {
             let tally = tally.action(action);
             let latency = latency(&tally.latency);
@@ -203,7 +206,7 @@ impl Report {
             *texts.entry(text.clone()).or_default() += count;
         }
         let replies = |action| tally.action(action).replies;
-        let cpu = plan.pid.zip(*cpu_seconds).map(|(pid, seconds)| {
+        let cpu = plan.pid.zip(cpu_seconds).map(|(pid, seconds)| {
             let replies_per_cpu_second = per(tally.replies_in_time(), seconds);
             CpuReport { pid, seconds, replies_per_cpu_second }
         });
@@ -229,6 +232,7 @@ impl Report {
             peers_per_reply: mean(tally.peers, replies(Action::Announce)),
             swarms_per_scrape: mean(tally.entries, replies(Action::Scrape)),
             connections: tally.connections,
+            own_cpu_seconds,
             cpu,
         }
     }
@@ -372,6 +376,9 @@ impl fmt::Display for Report {
             write!(f, "; {} connections", self.connections)?;
         }
         writeln!(f)?;
+        if let Some(seconds) = self.own_cpu_seconds {
+            writeln!(f, "this load: {seconds:.2} CPU seconds")?;
+        }
         if let Some(CpuReport { pid, seconds, replies_per_cpu_second }) = &self.cpu {
             writeln!(
                 f,

@@ -329,6 +329,7 @@ fn the_json_has_everything() {
         "/bytes_sent",
         "/bytes_received",
         "/peers_per_reply",
+        "/own_cpu_seconds",
         "/cpu/pid",
         "/cpu/seconds",
         "/cpu/replies_per_cpu_second",

@@ -100,8 +100,7 @@ impl super::Client for Client {
     fn open(plan: &Plan, clock: Clock, thread: u16) -> Result<Self, LoadError> {
         let population = plan.population();
         let sources = u32::from(plan.sources);
-        // Every socket needs a slot.
-        let in_flight = plan.in_flight.max(sources);
+        let in_flight = plan.in_flight;
         let slot_bits = u32::BITS - (in_flight - 1).leading_zeros();
         let open = |index| {
             let number = u32::from(thread) * sources + index;
