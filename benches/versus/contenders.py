@@ -302,7 +302,7 @@ class Opentracker(Contender):
             stdout=subprocess.PIPE,
         )
         whitelist.write_bytes(hashes.stdout)
-        self.first_hash = bytes.fromhex(hashes.stdout.split(None, 1)[0].decode())
+        self.some_hash = bytes.fromhex(hashes.stdout.split(None, 1)[0].decode())
         # It must be able to read there as nobody.
         self.folder.chmod(0o755)
         path = self.folder / "opentracker.conf"
@@ -315,23 +315,32 @@ class Opentracker(Contender):
         return [self.program(), "-f", path]
 
     def answers(self):
-        """Its list is read while it serves already: until then it refuses every hash."""
+        """Its list is read while it serves already: until then it refuses every hash. It refuses
+        nobody who leaves, so a peer has to come and go."""
         try:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
                 client.settimeout(0.2)
                 client.connect(("127.0.0.1", self.port))
                 client.send(CONNECT)
                 connection_id = client.recv(64)[8:16]
-                stopped = 3
-                client.send(
-                    struct.pack(
-                        ">8sI4s20s20sQQQIIIiH", connection_id, 1, b"list", self.first_hash,
-                        b"-TH0001-is-it-there?", 0, 1, 0, stopped, 0, 0, 0, 30_000,
-                    )
+                started, stopped = 2, 3
+                return all(
+                    self.accepts(client, connection_id, event) for event in (started, stopped)
                 )
-                return len(client.recv(2_048)) >= 20
         except OSError:
             return False
+
+    def accepts(self, client, connection_id, event):
+        """Whether an announce is answered with more than the 8 bytes of a refusal."""
+        announce, none, one = 1, 0, 1
+        client.send(
+            struct.pack(
+                ">8sI4s20s20sQQQIIIiH",
+                connection_id, announce, b"list", self.some_hash, b"-TH0001-is-it-there?",
+                none, one, none, event, none, none, one, 30_000,
+            )
+        )
+        return len(client.recv(2_048)) >= 20
 
 
 class OpentrackerWorker(Opentracker):

@@ -17,6 +17,8 @@ class Measured:
     seconds: float
     # CPU time of the server meanwhile.
     cpu_seconds: float
+    # That of the load generator itself: near `seconds`, it was the limit.
+    load_cpu_seconds: float
     # Mean size of a reply: a datagram, or an HTTP response with its head.
     reply_bytes: float
     # Peers that announced before the measured time.
@@ -57,6 +59,7 @@ def read(text):
         replies=round(announces["per_second"] * report["seconds"]),
         seconds=report["seconds"],
         cpu_seconds=report["cpu"]["seconds"],
+        load_cpu_seconds=report["own_cpu_seconds"],
         reply_bytes=report["bytes_received"] / max(1, report["total"]["replies"]),
         filled=report["fill"]["announces"] if report["fill"] else 0,
         errors={name: count for name, count in errors.items() if name not in tolerated},

@@ -15,7 +15,7 @@ use std::net::Ipv4Addr;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, ValueEnum, value_parser};
 use core_affinity::CoreId as Cpu;
 use mimalloc::MiMalloc;
 use throng::rng::Rng;
@@ -52,10 +52,10 @@ struct Options {
     #[arg(long, default_value_t = 1_000)]
     swarms: u32,
     /// Peers over all swarms
-    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(64..=1 << 28))]
+    #[arg(long, default_value_t = 20_000, value_parser = value_parser!(u32).range(64..=1 << 28))]
     peers: u32,
     /// Turns of each store
-    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(long, default_value_t = 7, value_parser = value_parser!(u32).range(1..=1_000))]
     rounds: u32,
     /// Announces in a turn
     #[arg(long, default_value_t = 1_000_000)]
