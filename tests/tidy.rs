@@ -476,14 +476,16 @@ fn read(path: &Path) -> Source {
     Source::new(&inside.replace('\\', "/"), &text)
 }
 
-/// Adds the `.rs` files below `folder`, in order of their names.
+/// Adds the `.rs` files below `folder`, in order of their names, without what cargo makes.
 fn collect(folder: &Path, files: &mut Vec<Source>) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     let mut entries: Vec<PathBuf> =
         entries.map(|entry| entry.expect("a readable folder").path()).collect();
     entries.sort();
     for path in entries {
-        if path.is_dir() {
+        if path.ends_with("target") {
+            continue;
+        } else if path.is_dir() {
             collect(&path, files);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             files.push(read(&path));

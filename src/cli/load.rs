@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use throng::load::plan::{LoadError, Mix, Pace, Plan, Transport};
 use throng::load::target::Target;
+use throng::load::verify::Rigour;
 
 const ABOUT: &str = "\
 Puts load on a tracker and checks every answer.
@@ -125,6 +126,12 @@ pub struct Common {
     /// --close
     #[arg(long, value_name = "N")]
     sources: Option<u16>,
+    /// Let habits of other trackers pass, instead of counting them as wrong
+    ///
+    /// Counts that leave the asker out (aquatic), the asker among its peers (opentracker), a line
+    /// end behind the dictionary (aquatic_http).
+    #[arg(long)]
+    lenient: bool,
     /// Another number makes other swarms, peers and choices
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -174,6 +181,7 @@ impl Load {
             fill: common.fill,
             timeout: common.timeout,
             close,
+            rigour: if common.lenient { Rigour::Lenient } else { Rigour::Strict },
             pid: common.pid,
         })
     }

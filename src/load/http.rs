@@ -20,8 +20,10 @@ use super::pace::Work;
 use super::plan::{LoadError, Plan};
 use super::population::{Peer, Population, Turns};
 use super::tally::{Action, Tally};
-use super::verify::{self, Answer, Asked, Fault, Wrong};
-use super::{CONNECT_TRIES, Clock, FILL_TIMEOUTS, Surroundings, expire_every, nanos};
+use super::verify::{self, Answer, Asked, Fault, Rigour, Wrong};
+use super::{
+    CONNECT_TRIES, Clock, FILL_NUM_WANT, FILL_TIMEOUTS, Surroundings, expire_every, nanos,
+};
 use crate::limits::HTTP_HEAD_BYTES_MAX;
 use crate::rng::Rng;
 use crate::wire::addr::Endpoint;
@@ -376,7 +378,7 @@ impl Run<'_> {
     fn take(&mut self, index: usize, head: &ResponseHead) {
         let now = self.client.clock.now();
         let connection = &mut self.client.connections[index];
-        match connection.verify(head) {
+        match connection.verify(head, self.around.plan.rigour) {
             Ok(answer) => {
                 let nanos = now.saturating_sub(connection.due);
                 self.tally.reply(connection.action, answer, nanos, self.asking);
@@ -494,7 +496,7 @@ impl Connection {
     }
 
     /// Whether the answer is a right one.
-    fn verify(&self, head: &ResponseHead) -> Result<Answer, Wrong<'_>> {
+    fn verify(&self, head: &ResponseHead, rigour: Rigour) -> Result<Answer, Wrong<'_>> {
         if head.status != 200 {
             // From the version to the end of the line.
             let line = self.answer.split(|&byte| byte == b'\r').next().unwrap_or_default();
@@ -502,7 +504,9 @@ impl Connection {
         }
         let body = &self.answer[head.head_bytes..][..head.body_bytes];
         match &self.asked {
-            Asked::Announce { num_want, own } => verify::http_announce(body, *num_want, own),
+            Asked::Announce { num_want, own } => {
+                verify::http_announce(body, *num_want, own, rigour)
+            }
             Asked::Scrape { .. } | Asked::Connect => verify::http_scrape(body, &self.hashes),
         }
     }
@@ -540,7 +544,7 @@ impl Client {
                 return true;
             }
             if let Some(peer) = source.turns.next(&self.population) {
-                self.write_announce(index, &peer, Event::Started, 0);
+                self.write_announce(index, &peer, Event::Started, FILL_NUM_WANT);
                 return true;
             }
         }

@@ -36,6 +36,9 @@ use tally::{Live, Tally};
 
 /// How often whoever waits looks at what the threads do.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Peers asked for while peers are announced once each. Not 0: some trackers (aquatic, opentracker)
+/// then give as many as they may.
+const FILL_NUM_WANT: u32 = 1;
 /// Connects tried by a socket before the tracker counts as silent.
 const CONNECT_TRIES: u32 = 3;
 /// While peers are announced once each: after so many timeouts without any right answer it is over.

@@ -15,6 +15,7 @@ use crate::rng::Rng;
 use super::population::{Crowded, Population};
 use super::tally::Action;
 use super::target::{Target, TargetError};
+use super::verify::Rigour;
 
 /// How requests travel.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -122,6 +123,8 @@ pub struct Plan {
     pub timeout: Duration,
     /// Over HTTP: a connection for each request.
     pub close: bool,
+    /// How closely answers are read.
+    pub rigour: Rigour,
     /// The process whose CPU time is measured too.
     pub pid: Option<u32>,
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::plan::{Pace, Plan, Transport};
 use super::tally::{Action, Glance, Live, Tally};
-use super::verify::Fault;
+use super::verify::{Fault, Rigour};
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -91,6 +91,8 @@ pub struct PlanReport {
     pub scrape_hashes: u16,
     /// Seconds until a request is lost.
     pub timeout_seconds: f64,
+    /// Whether habits of other trackers passed.
+    pub lenient: bool,
 }
 
 /// Every peer, announced once.
@@ -282,6 +284,7 @@ impl PlanReport {
             num_want: plan.num_want,
             scrape_hashes: plan.scrape_hashes,
             timeout_seconds: plan.timeout.as_secs_f64(),
+            lenient: plan.rigour == Rigour::Lenient,
         }
     }
 }

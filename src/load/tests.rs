@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use super::plan::Mix;
 use super::report::Verdict;
 use super::target::Target;
-use super::verify::Fault;
+use super::verify::{Fault, Rigour};
 use super::*;
 use crate::wire::addr::Endpoint;
 use crate::wire::udp::{ANNOUNCE_BYTES, REQUEST_HEAD_BYTES, Request};
@@ -58,10 +58,11 @@ fn udp_fake(mut answer: impl FnMut(&[u8], SocketAddr) -> Vec<Vec<u8>> + Send + '
     Fake { address, stop, thread: Some(thread) }
 }
 
-/// An announce's reply with two peers, or without any if none are wanted.
+/// An announce's reply with two peers, or fewer if fewer are wanted.
 fn right(request: &[u8]) -> Vec<u8> {
     let numbers = [1_800_u32, 2, 1].map(u32::to_be_bytes);
-    let peers: &[u8] = if request[92..96] == [0; 4] { &[] } else { &[1; 12] };
+    let wanted = u32::from_be_bytes(*request[92..].first_chunk().expect("an announce"));
+    let peers = &[1; 12][..6 * wanted.min(2) as usize];
     [&[0, 0, 0, 1], &request[12..16], numbers.as_flattened(), peers].concat()
 }
 
@@ -84,6 +85,7 @@ fn plan(transport: Transport, address: SocketAddr) -> Plan {
         fill: false,
         timeout: PATIENCE,
         close: false,
+        rigour: Rigour::Strict,
         pid: None,
     }
 }

@@ -18,7 +18,9 @@ use super::plan::{LoadError, Plan};
 use super::population::{Peer, Population, Turns};
 use super::tally::{Action, Tally};
 use super::verify::{self, Answer, Asked, Fault};
-use super::{CONNECT_TRIES, Clock, FILL_TIMEOUTS, Surroundings, expire_every, nanos};
+use super::{
+    CONNECT_TRIES, Clock, FILL_NUM_WANT, FILL_TIMEOUTS, Surroundings, expire_every, nanos,
+};
 use crate::limits::UDP_SCRAPE_HASHES_MAX;
 use crate::rng::Rng;
 use crate::wire::addr::Endpoint;
@@ -400,7 +402,7 @@ impl Run<'_> {
         let source = &mut sources[index];
         source.free.push(number);
         let Request { action, asked, .. } = slot.request;
-        match verify::udp(datagram, &asked) {
+        match verify::udp(datagram, &asked, self.around.plan.rigour) {
             Ok(answer) => {
                 if let Answer::Connected(id) = answer {
                     source.id = id;
@@ -487,7 +489,8 @@ impl Client {
             Request { action: Action::Announce, peer: peer.number, event, asked }
         };
         if fill {
-            return source.turns.next(population).map(|peer| announce(peer, Event::Started, 0));
+            let peer = source.turns.next(population);
+            return peer.map(|peer| announce(peer, Event::Started, FILL_NUM_WANT));
         }
         Some(match plan.mix.draw(rng) {
             Action::Announce => {

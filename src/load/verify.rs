@@ -129,6 +129,16 @@ pub enum Asked {
     },
 }
 
+/// How closely answers are read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Rigour {
+    /// As the protocol and this tracker have it.
+    Strict,
+    /// Habits of widespread trackers pass: counts that leave the asker out (aquatic), the asker
+    /// among its peers (opentracker), a line end behind the dictionary (`aquatic_http`).
+    Lenient,
+}
+
 /// A right answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Answer {
@@ -144,7 +154,7 @@ pub enum Answer {
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub fn udp<'a>(datagram: &'a [u8], asked: &Asked) -> Result<Answer, Wrong<'a>> {
+pub fn udp<'a>(datagram: &'a [u8], asked: &Asked, rigour: Rigour) -> Result<Answer, Wrong<'a>> {
     let reply = Reply::parse(datagram).map_err(|_| Fault::Malformed)?;
     match (reply, asked) {
         (Reply::Error { message, .. }, _) => Err(Wrong { fault: Fault::Refused, text: message }),
@@ -158,8 +168,9 @@ pub fn udp<'a>(datagram: &'a [u8], asked: &Asked) -> Result<Answer, Wrong<'a>> {
             Reply::Announce { interval, leechers, seeders, peers, .. },
             Asked::Announce { num_want, own },
         ) => {
-            let given = own_family(peers, own)?;
-            announce(given, *num_want, interval.into(), u64::from(leechers) + u64::from(seeders))
+            let given = whole_peers(peers, own.family().endpoint_bytes(), own, rigour)?;
+            let counted = u64::from(leechers) + u64::from(seeders);
+            announce(given, *num_want, interval.into(), counted, rigour)
         }
         (Reply::Scrape { entries, .. }, Asked::Scrape { hashes }) => {
             if entries.len() != *hashes as usize * SCRAPE_ENTRY_BYTES {
@@ -179,8 +190,12 @@ pub fn http_announce<'a>(
     body: &'a [u8],
     num_want: u32,
     own: &Endpoint,
+    rigour: Rigour,
 ) -> Result<Answer, Wrong<'a>> {
-    let answer = dictionary(body)?;
+    let answer = dictionary(match rigour {
+        Rigour::Strict => body,
+        Rigour::Lenient => body.strip_suffix(b"\r\n").unwrap_or(body),
+    })?;
     let number = |key: &[u8]| answer.get(key).and_then(Value::as_integer);
     let count = |key| number(key).and_then(|count| u64::try_from(count).ok());
     let interval = number(b"interval").and_then(|interval| u64::try_from(interval).ok());
@@ -189,14 +204,14 @@ pub fn http_announce<'a>(
     };
     let peers = |key: &[u8], bytes: usize| match answer.get(key) {
         None => Ok(0),
-        Some(Value::Bytes(peers)) => whole_peers(peers, bytes, own),
+        Some(Value::Bytes(peers)) => whole_peers(peers, bytes, own, rigour),
         Some(_) => Err(Fault::Malformed),
     };
     if answer.get(b"peers").is_none() && answer.get(b"peers6").is_none() {
         return Err(Fault::Malformed.into());
     }
     let given = peers(b"peers", 6)? + peers(b"peers6", 18)?;
-    announce(given, num_want, interval.unwrap_or(0), seeders.saturating_add(leechers))
+    announce(given, num_want, interval.unwrap_or(0), seeders.saturating_add(leechers), rigour)
 }
 
 /// Reads the body of a scrape's response (BEP 48). A tracker may leave swarms out that it does not
@@ -238,12 +253,14 @@ fn announce<'a>(
     num_want: u32,
     interval: u64,
     counted: u64,
+    rigour: Rigour,
 ) -> Result<Answer, Wrong<'a>> {
     if given > num_want {
         return Err(Fault::TooManyPeers.into());
     }
     // The asker is counted and not given.
-    if counted <= u64::from(given) {
+    let least = u64::from(given) + u64::from(rigour == Rigour::Strict);
+    if counted < least {
         return Err(Fault::Counts.into());
     }
     if interval == 0 {
@@ -252,20 +269,15 @@ fn announce<'a>(
     Ok(Answer::Peers(given))
 }
 
-/// How many peers of the asker's own family there are: UDP has no other.
-fn own_family(peers: &[u8], own: &Endpoint) -> Result<u32, Fault> {
-    whole_peers(peers, own.family().endpoint_bytes(), own)
-}
-
 /// How many peers of `bytes` each there are, the asker not among them.
-fn whole_peers(peers: &[u8], bytes: usize, own: &Endpoint) -> Result<u32, Fault> {
+fn whole_peers(peers: &[u8], bytes: usize, own: &Endpoint, rigour: Rigour) -> Result<u32, Fault> {
     let chunks = peers.chunks_exact(bytes);
     if !chunks.remainder().is_empty() {
         return Err(Fault::Length);
     }
     let count = chunks.len();
     let own = own.as_bytes();
-    if chunks.into_iter().any(|peer| peer == own) {
+    if rigour == Rigour::Strict && chunks.into_iter().any(|peer| peer == own) {
         return Err(Fault::AskerAmongPeers);
     }
     u32::try_from(count).map_err(|_| Fault::TooManyPeers)
@@ -292,7 +304,7 @@ mod tests {
     }
 
     fn fault(datagram: &[u8], asked: &Asked) -> Option<Fault> {
-        udp(datagram, asked).err().map(|wrong| wrong.fault)
+        udp(datagram, asked, Rigour::Strict).err().map(|wrong| wrong.fault)
     }
 
     #[test]
@@ -308,15 +320,16 @@ mod tests {
     fn right_datagrams_are_right() {
         let connect = [&[0, 0, 0, 0, 0, 0, 0, 7][..], &[9; 8]].concat();
         let connected = Answer::Connected(ConnectionId([9; 8]));
-        assert_eq!(udp(&connect, &Asked::Connect), Ok(connected));
+        assert_eq!(udp(&connect, &Asked::Connect, Rigour::Strict), Ok(connected));
         let announce = announce_reply(1_800, 2, 1, &[1; 12]);
-        assert_eq!(udp(&announce, &asked(2)), Ok(Answer::Peers(2)));
+        assert_eq!(udp(&announce, &asked(2), Rigour::Strict), Ok(Answer::Peers(2)));
         let scrape = [&[0, 0, 0, 2, 0, 0, 0, 7][..], &[0; 24]].concat();
-        assert_eq!(udp(&scrape, &Asked::Scrape { hashes: 2 }), Ok(Answer::Entries(2)));
+        let entries = udp(&scrape, &Asked::Scrape { hashes: 2 }, Rigour::Strict);
+        assert_eq!(entries, Ok(Answer::Entries(2)));
         let v6 = Endpoint::new(Ipv6Addr::LOCALHOST.into(), 30_000);
         let announce = announce_reply(1, 3, 0, &[1; 36]);
         let asked = Asked::Announce { num_want: 2, own: v6 };
-        assert_eq!(udp(&announce, &asked), Ok(Answer::Peers(2)));
+        assert_eq!(udp(&announce, &asked, Rigour::Strict), Ok(Answer::Peers(2)));
     }
 
     #[test]
@@ -348,7 +361,8 @@ mod tests {
         for (datagram, asked, expected) in cases {
             assert_eq!(fault(&datagram, &asked), Some(expected), "{datagram:?}");
         }
-        let wrong = udp(b"\0\0\0\x03\0\0\0\x07no", &asked(2)).expect_err("an error reply");
+        let error = b"\0\0\0\x03\0\0\0\x07no";
+        let wrong = udp(error, &asked(2), Rigour::Strict).expect_err("an error reply");
         assert_eq!(wrong, Wrong { fault: Fault::Refused, text: b"no" });
     }
 
@@ -357,7 +371,7 @@ mod tests {
         let right = "d8:completei1e10:incompletei3e8:intervali1800e";
         let check = |text: &str, num_want| {
             let body = text.as_bytes();
-            let answer = http_announce(body, num_want, &own());
+            let answer = http_announce(body, num_want, &own(), Rigour::Strict);
             answer.map_err(|wrong| (wrong.fault, String::from_utf8_lossy(wrong.text).into_owned()))
         };
         let fault = |fault| Err((fault, String::new()));
@@ -387,8 +401,37 @@ mod tests {
         itself.extend_from_slice(b"5:peers6:");
         itself.extend_from_slice(own().as_bytes());
         itself.push(b'e');
-        let itself = http_announce(&itself, 2, &own()).map_err(|wrong| wrong.fault);
-        assert_eq!(itself, Err(Fault::AskerAmongPeers));
+        let read = |rigour| http_announce(&itself, 2, &own(), rigour).map_err(|wrong| wrong.fault);
+        assert_eq!(read(Rigour::Strict), Err(Fault::AskerAmongPeers));
+        assert_eq!(read(Rigour::Lenient), Ok(Answer::Peers(1)));
+    }
+
+    #[test]
+    fn habits_of_other_trackers_are_permitted_on_demand_and_nothing_else() {
+        let itself = own();
+        let lenient = |datagram: &[u8]| {
+            udp(datagram, &asked(2), Rigour::Lenient).map_err(|wrong| wrong.fault)
+        };
+        // The asker alone: not counted, or counted and given.
+        for (datagram, given) in [
+            (announce_reply(1_800, 0, 0, &[]), 0),
+            (announce_reply(1_800, 1, 0, itself.as_bytes()), 1),
+            (announce_reply(1_800, 1, 1, &[1; 12]), 2),
+        ] {
+            assert!(fault(&datagram, &asked(2)).is_some(), "{datagram:?}");
+            assert_eq!(lenient(&datagram), Ok(Answer::Peers(given)), "{datagram:?}");
+        }
+        assert_eq!(lenient(&announce_reply(1_800, 1, 0, &[1; 12])), Err(Fault::Counts));
+        assert_eq!(lenient(&announce_reply(0, 1, 1, &[1; 12])), Err(Fault::Interval));
+
+        let body = |end: &str, rigour| {
+            let text = format!("d8:completei1e10:incompletei3e8:intervali1800e5:peers0:e{end}");
+            http_announce(text.as_bytes(), 2, &own(), rigour).map_err(|wrong| wrong.fault)
+        };
+        assert_eq!(body("\r\n", Rigour::Strict), Err(Fault::Malformed));
+        assert_eq!(body("\r\n", Rigour::Lenient), Ok(Answer::Peers(0)));
+        assert_eq!(body("\r\n\r\n", Rigour::Lenient), Err(Fault::Malformed));
+        assert_eq!(body("", Rigour::Lenient), Ok(Answer::Peers(0)));
     }
 
     #[test]
