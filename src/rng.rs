@@ -24,11 +24,16 @@ impl Rng {
         z ^ (z >> 31)
     }
 
+    /// The next 32 random bits.
+    pub fn next_u32(&mut self) -> u32 {
+        u32::try_from(self.next_u64() >> 32).expect("the upper half")
+    }
+
     /// A number in `0..bound`, or 0 when `bound` is 0.
     ///
     /// Multiply and shift: the bias is below `bound` / 2^32, which no peer could ever observe.
     pub fn below(&mut self, bound: u32) -> u32 {
-        let wide = (self.next_u64() >> 32) * u64::from(bound);
+        let wide = u64::from(self.next_u32()) * u64::from(bound);
         u32::try_from(wide >> 32).expect("a product of two 32-bit numbers, shifted by 32")
     }
 }

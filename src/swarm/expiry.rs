@@ -1,60 +1,153 @@
 //! Which peers fall due, and the bounded sweep.
 //!
-//! Peers leave when their swarm is touched by an announce or a scrape: the list knows its oldest.
-//! A swarm that nobody touches any more drifts to the old end of its queue, where the sweep finds
-//! it without looking at any other: all its peers are at least as old as its last announce.
+//! Peers leave when their swarm is touched by an announce or a scrape: a list knows how old its
+//! oldest is at the most. For swarms that nobody touches a hand goes over all blocks once in about
+//! a minute, in the order of memory, and looks at their heads; it stops after a bounded amount of
+//! work and goes on at the next call.
 
-use super::index::Queue;
-use super::{SwarmHandle, SwarmStore};
+use super::SwarmStore;
+use super::slab::Block;
 use crate::time::Seconds;
 
-/// Swarms of each queue that one slice of the sweep removes at the most: some ten microseconds.
-const SWEEP_SLICE: u32 = 64;
+/// Seconds in which the hand goes over all swarms once.
+const ROUND_SECS: u32 = 64;
+/// Heads that the hand looks at in one slice; a swarm with something to remove counts as many.
+/// Some fifty microseconds.
+const SLICE: u32 = 2_048;
+/// What a swarm counts that has something to remove, and each of its peers that leaves.
+const REMOVAL: u32 = 8;
+
+/// Where the hand is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sweep {
+    span: usize,
+    /// Blocks of that span that have been looked at.
+    done: usize,
+    /// Spans that are due now.
+    due: usize,
+    /// Until when spans have been made due.
+    until: Seconds,
+    /// When the last time was known that all was looked at, and when the present round began.
+    complete: Seconds,
+    began: Seconds,
+}
 
 impl SwarmStore {
-    /// Removes swarms whose last announce is older than a peer may be: a bounded slice of them.
+    /// Removes the expired from swarms that nobody touches: a bounded slice of them.
     ///
-    /// Returns whether there may be more to do.
+    /// Returns whether there is more to do now.
     pub fn sweep(&mut self, now: Seconds) -> bool {
-        for queue in [Queue::Probation, Queue::Established] {
-            for _ in 0..SWEEP_SLICE {
-                let Some(oldest) = self.swarms.oldest(queue) else { break };
-                if now.since(self.swarms.get(oldest).touched) <= self.bounds.peer_ttl_secs {
-                    break;
-                }
-                let peers = self.remove_swarm(oldest);
-                self.totals.expired_peers += u64::from(peers);
-            }
-        }
-        [Queue::Probation, Queue::Established].into_iter().any(|queue| {
-            self.swarms.oldest(queue).is_some_and(|oldest| {
-                now.since(self.swarms.get(oldest).touched) > self.bounds.peer_ttl_secs
-            })
-        })
+        self.pass_time(now);
+        let spans = self.swarms.lists.slab.spans();
+        let elapsed = now.since(self.sweep.until).min(ROUND_SECS) as usize;
+        self.sweep.until = now;
+        self.sweep.due =
+            (self.sweep.due + (spans * elapsed).div_ceil(ROUND_SECS as usize)).min(spans);
+        self.sweep_slice(now);
+        self.sweep.due > 0
     }
 
-    /// Removes the expired peers of one swarm; `false` if that was all there was to it.
-    pub(super) fn expire_swarm(&mut self, now: Seconds, handle: SwarmHandle) -> bool {
-        let ttl = self.bounds.peer_ttl_secs;
-        if now.since(self.swarms.get(handle).touched) > ttl {
-            let peers = self.remove_swarm(handle);
-            self.totals.expired_peers += u64::from(peers);
-            return false;
+    fn sweep_slice(&mut self, now: Seconds) {
+        let mut work = 0;
+        while self.sweep.due > 0 && work < SLICE {
+            if self.sweep.span >= self.swarms.lists.slab.spans() {
+                (self.sweep.span, self.sweep.done) = (0, 0);
+                self.sweep.complete = self.sweep.began;
+                self.sweep.began = now;
+                if self.swarms.len() == 0 {
+                    self.sweep.due = 0;
+                    break;
+                }
+            }
+            // What is removed may free the span, and what shrinks may take it for another class: so
+            // each block is looked up afresh.
+            let Sweep { span, done, .. } = self.sweep;
+            if let Some(block) = self.swarms.lists.slab.block(span, done) {
+                work += 1 + self.sweep_block(now, block);
+                self.sweep.done += 1;
+            } else {
+                self.sweep.span += 1;
+                self.sweep.done = 0;
+                self.sweep.due -= 1;
+            }
         }
-        let mut expired = 0;
-        for group in &mut self.swarms.get_mut(handle).groups {
-            let family = group.peers.family() as usize;
-            let (seeders, leechers) = (group.peers.seeders(), group.peers.leechers());
-            expired += group.peers.expire(self.key, now, ttl);
-            super::adjust(&mut self.totals.seeders[family], seeders, group.peers.seeders());
-            super::adjust(&mut self.totals.leechers[family], leechers, group.peers.leechers());
+    }
+
+    /// Looks at one block; returns how much work that was.
+    fn sweep_block(&mut self, now: Seconds, block: Block) -> u32 {
+        let (now, clock) = (self.clock.stamp(now), self.clock);
+        let head = self.swarms.lists.head(block);
+        if !head.is_used() || !clock.is_expired(now, head.oldest) {
+            return 0;
         }
-        if expired == 0 {
-            return true;
+        let info_hash = head.info_hash();
+        let swarm = self.swarms.find(&info_hash).expect("blocks in use are indexed");
+        let before = self.totals.expired_peers;
+        self.expire_lists(now, swarm);
+        let expired = u32::try_from(self.totals.expired_peers - before).unwrap_or(u32::MAX);
+        REMOVAL.saturating_add(expired.saturating_mul(REMOVAL))
+    }
+
+    /// Removes the expired peers of one swarm, which may move; `None` if that was all there was.
+    pub(super) fn expire_swarm(&mut self, now: u16, swarm: Block) -> Option<Block> {
+        let lists = &self.swarms.lists;
+        let mut at = Some(swarm);
+        while let Some(list) = at {
+            let head = lists.head(list);
+            if self.clock.is_expired(now, head.oldest) {
+                return self.expire_lists(now, swarm);
+            }
+            at = head.next();
         }
-        self.totals.expired_peers += u64::from(expired);
-        self.swarms.get_mut(handle).groups.retain(|group| !group.peers.is_empty());
-        self.swarms.recharge(handle);
-        !self.forget_if_empty(handle)
+        Some(swarm)
+    }
+
+    #[cold]
+    fn expire_lists(&mut self, now: u16, mut swarm: Block) -> Option<Block> {
+        let lists = &self.swarms.lists;
+        let is_over = |list: Block| {
+            lists.census(list).len == 0 || self.clock.age_is_expired(lists.newest_age(list, now))
+        };
+        if self.swarms.lists_of(swarm).all(is_over) {
+            self.totals.expired_peers += u64::from(self.remove_swarm(swarm));
+            return None;
+        }
+        let mut at = Some(swarm);
+        while let Some(mut list) = at {
+            at = self.swarms.lists.head(list).next();
+            let (old, before) = (list, self.swarms.lists.census(list));
+            let expired = self.swarms.lists.expire(&mut list, now, self.clock);
+            self.swarms.moved(&mut swarm, old, list);
+            self.recount(list, before);
+            self.totals.expired_peers += u64::from(expired);
+            if self.swarms.lists.census(list).len == 0 {
+                self.emptied(now, swarm, list);
+            }
+        }
+        Some(swarm)
+    }
+
+    /// Lets time pass. Notices when so much has passed that nobody can be left, and when the hand
+    /// is so late that stamps would wrap around.
+    pub(super) fn pass_time(&mut self, now: Seconds) {
+        if now <= self.seen {
+            return;
+        }
+        if now.since(self.seen) > self.bounds.peer_ttl_secs {
+            let (seeders, leechers) = (self.totals.seeders, self.totals.leechers);
+            self.totals.expired_peers += seeders.iter().chain(&leechers).sum::<u64>();
+            (self.totals.seeders, self.totals.leechers) = ([0; 2], [0; 2]);
+            self.swarms.clear();
+            self.sweep = Sweep { until: now, complete: now, began: now, ..Sweep::default() };
+        }
+        self.seen = now;
+        if now.since(self.sweep.complete) > self.clock.span_secs() {
+            self.sweep.began = now;
+            self.sweep.due = 2 * self.swarms.lists.slab.spans();
+            while self.sweep.due > 0 {
+                self.sweep_slice(now);
+            }
+            self.sweep.complete = now;
+        }
     }
 }

@@ -5,19 +5,37 @@
 //! and draws no entropy: time and the seed are handed in, so the same calls give the same answers.
 
 mod expiry;
-mod index;
+mod hash;
+mod large;
+mod layout;
+mod lists;
+mod machine;
 #[cfg(any(test, fuzzing))]
 pub mod model;
+
 mod peers;
+mod room;
 mod sample;
+mod slab;
+mod small;
+mod swarms;
+mod table;
 
-pub use index::SwarmHandle;
-pub use peers::{HashKey, Report};
+pub use hash::HashKey;
+pub use peers::Report;
 pub use sample::{Chunk, Sample};
+pub use swarms::SwarmHandle;
 
-use self::index::{Group, Queue, Swarms};
-use self::peers::PeerList;
+use smallvec::SmallVec;
+
+use self::expiry::Sweep;
+use self::hash::Hasher;
+use self::layout::Clock;
+use self::peers::{Census, Refresh, Refreshed};
 use self::sample::{BUCKETS_MAX, Bucket, apportion};
+use self::slab::Block;
+use self::swarms::Swarms;
+use crate::limits::BATCH_MAX;
 use crate::rng::Rng;
 use crate::time::Seconds;
 use crate::wire::addr::{Endpoint, Family, Scope};
@@ -56,6 +74,8 @@ pub struct Arrival {
 pub struct Announced {
     /// The swarm, valid until the next call that changes the store.
     pub swarm: SwarmHandle,
+    /// Who is in it, the peer included.
+    pub counts: Counts,
     /// Where the peer stands, so that it is not returned to itself.
     pub asker: Asker,
     /// The peer was not in the swarm before.
@@ -67,7 +87,7 @@ pub struct Announced {
 /// The place of a peer in its swarm, valid until the next call that changes the store.
 #[derive(Clone, Copy, Debug)]
 pub struct Asker {
-    group: usize,
+    list: Block,
     position: u32,
 }
 
@@ -122,150 +142,273 @@ pub struct Totals {
 #[derive(Debug)]
 pub struct SwarmStore {
     bounds: Bounds,
-    key: HashKey,
+    clock: Clock,
+    /// The latest time that was handed in.
+    seen: Seconds,
     swarms: Swarms,
     rng: Rng,
     totals: Totals,
+    sweep: Sweep,
+    /// Where the search for swarms that can go goes on: a span of the slab.
+    hand: usize,
 }
 
 impl SwarmStore {
-    /// Bytes that a peer may cost: endpoint, record, id and index entry, in columns grown twofold.
-    const PEER_BYTES_MAX: usize = 2 * (18 + 20 + 20 + 10);
+    /// Bytes that a peer may cost in a large swarm: endpoint, stamp, id and index entry, with room.
+    const PEER_BYTES_MAX: usize = 64;
+    /// Bytes that blocks can name.
+    const MEMORY_BYTES_MAX: usize = 15 << 30;
 
     /// An empty store. `key` and `rng` are this core's own secrets.
     ///
     /// One swarm may take half of the memory at the most; a smaller budget lowers the bound of
-    /// peers per swarm.
+    /// peers per swarm. One store uses 15 GiB at the most.
     #[must_use]
     pub fn new(mut bounds: Bounds, key: HashKey, rng: Rng) -> Self {
+        bounds.memory_bytes = bounds.memory_bytes.min(Self::MEMORY_BYTES_MAX);
         let half = bounds.memory_bytes / 2 / Self::PEER_BYTES_MAX;
         bounds.peers_per_swarm =
             bounds.peers_per_swarm.min(u32::try_from(half).unwrap_or(u32::MAX)).max(1);
-        Self { bounds, key, swarms: Swarms::new(key), rng, totals: Totals::default() }
+        Self {
+            bounds,
+            clock: Clock::new(bounds.peer_ttl_secs),
+            seen: Seconds(0),
+            swarms: Swarms::new(Hasher::new(key), bounds.keep_peer_ids),
+            rng,
+            totals: Totals::default(),
+            sweep: Sweep::default(),
+            hand: 0,
+        }
     }
 
-    /// Prepares for announces to `hashes`, a batch of them: their memory latencies overlap here
+    /// Prepares for what is due next, a batch of it, so that the memory latencies overlap here
     /// instead of adding up later. Changes nothing.
-    pub fn warm(&self, hashes: &[InfoHash]) {
-        std::hint::black_box(self.swarms.warm(hashes));
+    ///
+    /// In four passes, each of prefetches that do not depend on one another: the buckets of the
+    /// index, the heads of the swarms, their peers or their own index, and the peer. What the
+    /// passes guess may be wrong (a bucket's entry is taken for the swarm's by a byte of its hash):
+    /// then a prefetch was wasted, no more.
+    pub fn warm(&self, due: &[(InfoHash, Option<Endpoint>)]) {
+        for due in due.chunks(BATCH_MAX) {
+            let mut hashes = [0; BATCH_MAX];
+            let mut swarms = [None; BATCH_MAX];
+            for (hash, (info_hash, _)) in hashes.iter_mut().zip(due) {
+                *hash = self.swarms.lists.hasher.info_hash(info_hash);
+                self.swarms.prefetch(*hash);
+            }
+            for (swarm, hash) in swarms.iter_mut().zip(&hashes[..due.len()]) {
+                *swarm = self.swarms.guess(*hash);
+                if let Some(swarm) = *swarm {
+                    self.swarms.lists.slab.prefetch(swarm, 2);
+                }
+            }
+            let known = || {
+                swarms
+                    .iter()
+                    .zip(due)
+                    .filter_map(|(swarm, (_, endpoint))| Some(((*swarm)?, (*endpoint)?)))
+            };
+            let mut any_large = false;
+            for (swarm, endpoint) in known() {
+                any_large |= self.swarms.lists.prefetch(swarm, &endpoint);
+            }
+            if any_large {
+                for (swarm, endpoint) in known() {
+                    self.swarms.lists.prefetch_peer(swarm, &endpoint);
+                }
+            }
+        }
     }
 
     /// Inserts or refreshes a peer, creating its swarm if need be, within the bounds.
     pub fn announce(&mut self, now: Seconds, arrival: &Arrival) -> Announced {
-        let handle = self
-            .find(now, &arrival.info_hash)
-            .unwrap_or_else(|| self.swarms.insert(now, arrival.info_hash));
+        self.pass_time(now);
+        let stamp = self.clock.stamp(now);
         let (family, scope) = (arrival.endpoint.family(), arrival.scope);
-        let same = |group: &Group| group.peers.family() == family && group.scope == scope;
+        let (report, id, pick) = (arrival.report, &arrival.peer_id, self.rng.next_u32());
+        let refresh = Refresh { now: stamp, report, id, pick };
 
-        let swarm = self.swarms.get_mut(handle);
-        if swarm.peers() >= self.bounds.peers_per_swarm {
-            let group = swarm.groups.iter().find(|&group| same(group));
-            let known = group.and_then(|group| group.peers.find(self.key, &arrival.endpoint));
-            if known.is_none() {
-                self.remove_oldest_peer(handle);
+        // A known peer of a swarm with one list: most announces are of this kind.
+        if let Some(swarm) = self.swarms.find(&arrival.info_hash) {
+            let head = self.swarms.lists.head(swarm);
+            if head.is_only(family, scope) && !self.clock.is_expired(stamp, head.oldest) {
+                let lists = &mut self.swarms.lists;
+                if let Some(refreshed) = lists.refresh_known(swarm, &arrival.endpoint, &refresh) {
+                    return self.announced(stamp, swarm, (swarm, false), &refreshed);
+                }
             }
         }
 
-        let swarm = self.swarms.get_mut(handle);
-        let group = swarm.groups.iter().position(same).unwrap_or_else(|| {
-            swarm.groups.push(Group { scope, peers: PeerList::new(family) });
-            swarm.groups.len() - 1
+        // From here on memory may be needed, and what makes room may move or remove any swarm.
+        self.make_room(now);
+        let mut swarm = self
+            .swarms
+            .find(&arrival.info_hash)
+            .and_then(|swarm| self.expire_swarm(stamp, swarm))
+            .unwrap_or_else(|| self.swarms.insert(&arrival.info_hash, family, scope));
+        let mut list = self.swarms.list(swarm, family, scope);
+        let known = list.and_then(|list| self.swarms.lists.find(list, &arrival.endpoint));
+        if known.is_none() && self.is_full(swarm) {
+            self.remove_oldest_peer(stamp, &mut swarm);
+            list = self.swarms.list(swarm, family, scope);
+        }
+        let mut list = list.unwrap_or_else(|| self.swarms.add_list(swarm, family, scope));
+        let joined = known.is_none();
+        let position = known.unwrap_or_else(|| {
+            if self.swarms.lists.census(list).len == 0 {
+                self.swarms.lists.head_mut(list).oldest = stamp;
+            }
+            self.totals.leechers[family as usize] += 1;
+            self.swarms.push(&mut swarm, &mut list, &arrival.endpoint)
         });
-        let peers = &mut swarm.groups[group].peers;
-        let id = self.bounds.keep_peer_ids.then_some(arrival.peer_id);
-        let (seeders, leechers) = (peers.seeders(), peers.leechers());
-        let updated = peers.upsert(self.key, now, &arrival.endpoint, id, arrival.report);
-        let position = peers.mix(self.key, updated.position, self.rng.below(u32::MAX));
-        let total = &mut self.totals;
-        adjust(&mut total.seeders[family as usize], seeders, peers.seeders());
-        adjust(&mut total.leechers[family as usize], leechers, peers.leechers());
+        let refreshed = self.swarms.lists.refresh(list, (position, joined), &refresh);
+        self.announced(stamp, swarm, (list, joined), &refreshed)
+    }
 
-        swarm.completed = swarm.completed.saturating_add(u32::from(updated.completed));
-        let came_back = !updated.joined && now.since(swarm.touched) >= CAME_BACK_SECS;
-        let established = swarm.queue() == Queue::Established
-            || came_back
-            || updated.joined && has_company(swarm, group, position);
-        let queue = if established { Queue::Established } else { Queue::Probation };
-        self.swarms.touch(now, handle, queue);
-        if updated.joined {
-            self.swarms.recharge(handle);
-            self.make_room(handle);
+    /// What is left to do once a peer has been refreshed.
+    #[inline]
+    fn announced(
+        &mut self,
+        now: u16,
+        swarm: Block,
+        (list, joined): (Block, bool),
+        refreshed: &Refreshed,
+    ) -> Announced {
+        let Refreshed { position, completed, stamp, census: (before, after) } = *refreshed;
+        if before != after {
+            self.recount(list, before);
         }
-        Announced {
-            swarm: handle,
-            asker: Asker { group, position },
-            joined: updated.joined,
-            completed: updated.completed,
+        let lists = &mut self.swarms.lists;
+        if completed {
+            let head = lists.head_mut(swarm);
+            head.completed = head.completed.saturating_add(1);
         }
+        let head = lists.head(swarm);
+        let handle = SwarmHandle(swarm);
+        let counts = if head.next().is_none() {
+            Counts {
+                seeders: after.seeders,
+                leechers: after.len - after.seeders,
+                partial: after.partial,
+                completed: head.completed,
+            }
+        } else {
+            self.counts(handle)
+        };
+        if self.swarms.lists.head(swarm).is_on_probation() {
+            let came_back = !joined && self.clock.age_secs(now, stamp) >= CAME_BACK_SECS;
+            if came_back || joined && self.swarms.has_company(swarm, list, position) {
+                self.swarms.lists.establish(swarm);
+            }
+        }
+        Announced { swarm: handle, counts, asker: Asker { list, position }, joined, completed }
     }
 
     /// Removes a peer that leaves; creates nothing. Returns whether it was there.
     pub fn stop(&mut self, now: Seconds, arrival: &Arrival) -> bool {
-        let Some(handle) = self.find(now, &arrival.info_hash) else { return false };
-        let swarm = self.swarms.get_mut(handle);
-        let family = arrival.endpoint.family();
-        let found = swarm.groups.iter().position(|group| {
-            group.peers.family() == family
-                && group.scope == arrival.scope
-                && group.peers.find(self.key, &arrival.endpoint).is_some()
-        });
-        let Some(group) = found else { return false };
-        let position = swarm.groups[group].peers.find(self.key, &arrival.endpoint);
-        self.remove_peer(handle, group, position.expect("found just now"));
-        self.swarms.recharge(handle);
-        self.forget_if_empty(handle);
+        let Some(SwarmHandle(mut swarm)) = self.find(now, &arrival.info_hash) else { return false };
+        let found = self
+            .swarms
+            .list(swarm, arrival.endpoint.family(), arrival.scope)
+            .and_then(|list| Some((list, self.swarms.lists.find(list, &arrival.endpoint)?)));
+        let Some((list, position)) = found else { return false };
+        self.remove_peer(self.clock.stamp(now), &mut swarm, list, position);
+        let lists = &self.swarms.lists;
+        let is_empty = self.swarms.lists_of(swarm).all(|list| lists.census(list).len == 0);
+        // A swarm without peers stays a while if it has downloads to tell about.
+        if is_empty && lists.head(swarm).completed == 0 {
+            self.swarms.remove(swarm);
+        }
         true
     }
 
     /// The swarm of `info_hash`, with its expired peers gone; creates nothing.
     pub fn find(&mut self, now: Seconds, info_hash: &InfoHash) -> Option<SwarmHandle> {
-        let handle = self.swarms.find(info_hash)?;
-        self.expire_swarm(now, handle).then_some(handle)
+        self.pass_time(now);
+        let swarm = self.swarms.find(info_hash)?;
+        self.expire_swarm(self.clock.stamp(now), swarm).map(SwarmHandle)
     }
 
     /// Who is in a swarm.
     #[must_use]
     pub fn counts(&self, handle: SwarmHandle) -> Counts {
-        let swarm = self.swarms.get(handle);
-        let mut counts = Counts { completed: swarm.completed, ..Counts::default() };
-        for group in &swarm.groups {
-            counts.seeders += group.peers.seeders();
-            counts.leechers += group.peers.leechers();
-            counts.partial += group.peers.partial();
+        let lists = &self.swarms.lists;
+        let mut counts = Counts { completed: lists.head(handle.0).completed, ..Counts::default() };
+        for list in self.swarms.lists_of(handle.0) {
+            let census = lists.census(list);
+            counts.seeders += census.seeders;
+            counts.leechers += census.len - census.seeders;
+            counts.partial += census.partial;
         }
         counts
     }
 
     /// Chooses peers for an asker: see [`Wish`] for whom it may be given. Each has the same chance.
+    #[inline]
     pub fn sample(&mut self, handle: SwarmHandle, wish: &Wish) -> Sample<'_> {
-        let swarm = self.swarms.get(handle);
-        let mut buckets = [None; BUCKETS_MAX];
-        let mut sizes = [0; BUCKETS_MAX];
-        let mut count = 0;
-        for (index, group) in swarm.groups.iter().enumerate() {
-            let reachable = group.scope == Scope::PUBLIC || group.scope == wish.scope;
-            let peers = &group.peers;
-            if !reachable || wish.family.is_some_and(|family| family != peers.family()) {
+        if self.swarms.lists.head(handle.0).next().is_some() {
+            return self.sample_of_many(handle, wish);
+        }
+        let lists = &self.swarms.lists;
+        // What follows is what `sample_of_many` does, for one list.
+        let mut sample = Sample::of(lists);
+        if !self.may_be_given(handle.0, wish) {
+            return sample;
+        }
+        let (family, census) = (lists.head(handle.0).family(), lists.census(handle.0));
+        let asker = wish.asker.map(|asker| asker.position);
+        let leechers = Bucket::new((handle.0, family), census.seeders, census.len, asker);
+        let last_seeder = if wish.seeder { 0 } else { census.seeders };
+        let seeders = Bucket::new((handle.0, family), 0, last_seeder, asker);
+        let (sizes, mut shares) = ([leechers.size(), seeders.size()], [0; 2]);
+        apportion(&mut self.rng, u32::from(wish.num_want), &sizes, &mut shares);
+        for (bucket, share) in [leechers, seeders].iter().zip(shares) {
+            // Where everybody is chosen it does not matter where the window begins.
+            let size = bucket.size();
+            let start = if share < size { self.rng.below(size) } else { 0 };
+            sample.take(bucket, start, share);
+        }
+        sample
+    }
+
+    /// Whether a list is of those the asker may be given.
+    #[inline]
+    fn may_be_given(&self, list: Block, wish: &Wish) -> bool {
+        let head = self.swarms.lists.head(list);
+        let reachable = head.scope() == Scope::PUBLIC || head.scope() == wish.scope;
+        // A list that has more expired peers than can leave at once is silent meanwhile.
+        let is_late = self.clock.is_expired(self.clock.stamp(self.seen), head.oldest);
+        reachable && !is_late && wish.family.is_none_or(|wanted| wanted == head.family())
+    }
+
+    fn sample_of_many(&mut self, handle: SwarmHandle, wish: &Wish) -> Sample<'_> {
+        let lists = &self.swarms.lists;
+        let mut buckets: SmallVec<[Bucket; BUCKETS_MAX]> = SmallVec::new_const();
+        let mut at = Some(handle.0);
+        while let Some(list) = at {
+            let (head, census) = (lists.head(list), lists.census(list));
+            at = head.next();
+            if !self.may_be_given(list, wish) {
                 continue;
             }
-            let asker = wish.asker.filter(|asker| asker.group == index).map(|a| a.position);
-            let kinds = [(peers.seeders(), peers.len()), (0, peers.seeders())];
-            // A seeder sees the first kind only: the leechers.
-            for &(from, to) in &kinds[..if wish.seeder { 1 } else { 2 }] {
-                let asker = asker.filter(|position| (from..to).contains(position));
-                let bucket = Bucket { list: peers, from, to, asker };
-                sizes[count] = bucket.size();
-                buckets[count] = Some(bucket);
-                count += 1;
+            let family = head.family();
+            let asker = wish.asker.filter(|asker| asker.list == list).map(|a| a.position);
+            buckets.push(Bucket::new((list, family), census.seeders, census.len, asker));
+            // A seeder sees leechers only.
+            if !wish.seeder {
+                buckets.push(Bucket::new((list, family), 0, census.seeders, asker));
             }
         }
+        let sizes: SmallVec<[u32; BUCKETS_MAX]> = buckets.iter().map(Bucket::size).collect();
         let mut shares = [0; BUCKETS_MAX];
         let want = u32::from(wish.num_want);
-        apportion(&mut self.rng, want, &sizes[..count], &mut shares[..count]);
-        let mut sample = Sample::empty();
-        for (bucket, share) in buckets.iter().flatten().zip(shares) {
-            sample.take(bucket, self.rng.below(bucket.size()), share);
+        apportion(&mut self.rng, want, &sizes, &mut shares[..sizes.len()]);
+        let mut sample = Sample::of(lists);
+        for (bucket, share) in buckets.iter().zip(shares) {
+            // Where everybody is chosen it does not matter where the window begins.
+            let size = bucket.size();
+            let start = if share < size { self.rng.below(size) } else { 0 };
+            sample.take(bucket, start, share);
         }
         sample
     }
@@ -287,96 +430,95 @@ impl SwarmStore {
         u32::try_from(removed & u64::from(u32::MAX)).expect("masked to 32 bits")
     }
 
-    fn remove_peer(&mut self, handle: SwarmHandle, group: usize, position: u32) {
-        let swarm = self.swarms.get_mut(handle);
-        let peers = &mut swarm.groups[group].peers;
-        let family = peers.family() as usize;
-        let seeder = position < peers.seeders();
-        peers.remove(self.key, position);
-        if peers.is_empty() {
-            swarm.groups.swap_remove(group);
+    fn is_full(&self, swarm: Block) -> bool {
+        let lists = &self.swarms.lists;
+        let len: u32 = self.swarms.lists_of(swarm).map(|list| lists.census(list).len).sum();
+        len >= self.bounds.peers_per_swarm
+    }
+
+    /// Removes a peer. Its list goes if it was the last; the first list of the swarm stays.
+    fn remove_peer(&mut self, now: u16, swarm: &mut Block, mut list: Block, position: u32) {
+        let before = self.swarms.lists.census(list);
+        self.swarms.remove_peer(swarm, &mut list, position);
+        self.recount(list, before);
+        if before.len == 1 {
+            self.emptied(now, *swarm, list);
         }
-        let total = &mut self.totals;
-        *(if seeder { &mut total.seeders[family] } else { &mut total.leechers[family] }) -= 1;
+    }
+
+    /// A list has no peers any more.
+    fn emptied(&mut self, now: u16, swarm: Block, list: Block) {
+        if list == swarm {
+            self.swarms.lists.head_mut(list).oldest = now;
+        } else {
+            self.swarms.remove_list(swarm, list);
+        }
     }
 
     /// Removes the swarm's peer that announced longest ago.
-    fn remove_oldest_peer(&mut self, handle: SwarmHandle) {
-        let groups = &self.swarms.get(handle).groups;
-        let oldest = (0..groups.len()).min_by_key(|&group| groups[group].peers.oldest_stamp());
-        if let Some(group) = oldest {
-            let position = groups[group].peers.oldest().expect("empty groups go");
-            self.remove_peer(handle, group, position);
+    fn remove_oldest_peer(&mut self, now: u16, swarm: &mut Block) {
+        let mut oldest = None;
+        let mut at = Some(*swarm);
+        while let Some(list) = at {
+            at = self.swarms.lists.head(list).next();
+            if let Some((position, age)) = self.swarms.lists.oldest(list, now)
+                && oldest.is_none_or(|(_, _, oldest)| age > oldest)
+            {
+                oldest = Some((list, position, age));
+            }
+        }
+        if let Some((list, position, _)) = oldest {
+            self.remove_peer(now, swarm, list, position);
             self.totals.evicted_peers += 1;
         }
     }
 
-    /// Removes whole swarms, the least valuable first and never `keep`, until the budget holds.
-    fn make_room(&mut self, keep: SwarmHandle) {
-        while self.swarms.bytes() > self.bounds.memory_bytes {
-            let other = |queue| self.swarms.oldest(queue).filter(|&oldest| oldest != keep);
-            let Some(victim) = other(Queue::Probation).or_else(|| other(Queue::Established)) else {
-                break;
-            };
-            let peers = self.remove_swarm(victim);
-            self.totals.evicted_peers += u64::from(peers);
-            self.totals.evicted_swarms += 1;
-        }
-    }
-
     /// Removes a swarm and everybody in it; returns how many those were.
-    fn remove_swarm(&mut self, handle: SwarmHandle) -> u32 {
-        for group in &self.swarms.get(handle).groups {
-            let family = group.peers.family() as usize;
-            self.totals.seeders[family] -= u64::from(group.peers.seeders());
-            self.totals.leechers[family] -= u64::from(group.peers.leechers());
+    fn remove_swarm(&mut self, swarm: Block) -> u32 {
+        let mut peers = 0;
+        for list in self.swarms.lists_of(swarm) {
+            let (family, census) =
+                (self.swarms.lists.head(list).family(), self.swarms.lists.census(list));
+            self.totals.seeders[family as usize] -= u64::from(census.seeders);
+            self.totals.leechers[family as usize] -= u64::from(census.len - census.seeders);
+            peers += census.len;
         }
-        self.swarms.remove(handle)
+        self.swarms.remove(swarm);
+        peers
     }
 
-    /// Removes a swarm without peers, unless it still has downloads to tell about.
-    fn forget_if_empty(&mut self, handle: SwarmHandle) -> bool {
-        let swarm = self.swarms.get(handle);
-        let forget = swarm.groups.is_empty() && swarm.completed == 0;
-        if forget {
-            self.swarms.remove(handle);
-        }
-        forget
+    /// Brings the totals up to date with a list that held `before`.
+    fn recount(&mut self, list: Block, before: Census) {
+        let lists = &self.swarms.lists;
+        let (family, after) = (lists.head(list).family() as usize, lists.census(list));
+        let leechers = |census: Census| census.len - census.seeders;
+        adjust(&mut self.totals.seeders[family], before.seeders, after.seeders);
+        adjust(&mut self.totals.leechers[family], leechers(before), leechers(after));
     }
 
     /// Panics unless every stated relation holds. For tests and the fuzzers.
     pub fn check_invariants(&self) {
-        self.swarms.check_invariants();
+        let (swarms, lists) = (&self.swarms, &self.swarms.lists);
+        swarms.check_invariants(self.clock.stamp(self.seen));
         let (mut seeders, mut leechers) = ([0; 2], [0; 2]);
-        for group in self.swarms.iter().flat_map(|swarm| &swarm.groups) {
-            seeders[group.peers.family() as usize] += u64::from(group.peers.seeders());
-            leechers[group.peers.family() as usize] += u64::from(group.peers.leechers());
+        for swarm in swarms.iter() {
+            let mut peers = 0;
+            for list in swarms.lists_of(swarm) {
+                let (family, census) = (lists.head(list).family() as usize, lists.census(list));
+                seeders[family] += u64::from(census.seeders);
+                leechers[family] += u64::from(census.len - census.seeders);
+                peers += census.len;
+            }
+            assert!(peers <= self.bounds.peers_per_swarm);
+            assert!(peers > 0 || lists.head(swarm).completed > 0, "empty swarms go");
         }
         assert_eq!((self.totals.seeders, self.totals.leechers), (seeders, leechers));
-        assert!(self.swarms.iter().all(|swarm| swarm.peers() <= self.bounds.peers_per_swarm));
-        assert!(self.swarms.bytes() <= self.bounds.memory_bytes || self.swarms.len() <= 1);
+        assert!(swarms.bytes() <= self.bounds.memory_bytes || swarms.len() <= 1);
     }
 }
 
-/// Seconds between two announces of the only peer of a swarm after which it is taken for real.
+/// Seconds between two announces of a peer after which its swarm is taken for real.
 const CAME_BACK_SECS: u32 = 300;
-
-/// Whether the swarm has a peer from another network (IPv4 address, IPv6 /64) than the one at
-/// `position` of `group`. While it is on probation all its peers are from one, so any will do.
-fn has_company(swarm: &index::Swarm, group: usize, position: u32) -> bool {
-    let network = |group: &Group, at: u32| {
-        let endpoint = group.peers.endpoints(at, at + 1);
-        let bytes = if group.peers.family() == Family::V4 { 4 } else { 8 };
-        endpoint
-            .first_chunk::<4>()
-            .map(|first| (*first, endpoint[..bytes].last_chunk::<4>().copied()))
-    };
-    let own = network(&swarm.groups[group], position);
-    swarm.groups.iter().enumerate().any(|(index, other)| {
-        let at = u32::from(index == group && position == 0);
-        at < other.peers.len() && network(other, at) != own
-    })
-}
 
 /// Moves a total by what one of its parts changed from and to.
 fn adjust(total: &mut u64, before: u32, after: u32) {

@@ -14,13 +14,10 @@ use crate::wire::addr::{Endpoint, Family, Scope};
 use crate::wire::id::{InfoHash, PeerId};
 
 const TTL: u32 = 100;
-/// Above the size from which a list has an index, below the 128 endpoints of one group.
-const PEERS_PER_SWARM: u32 = 100;
 
 #[derive(Clone, Debug)]
 struct Peer {
     stamp: Seconds,
-    sequence: u64,
     report: Report,
     counted: bool,
     scope: Scope,
@@ -29,7 +26,8 @@ struct Peer {
 
 #[derive(Clone, Debug, Default)]
 struct Swarm {
-    touched: Seconds,
+    /// When the last peer stopped, if nobody is there.
+    left: Seconds,
     completed: u32,
     peers: BTreeMap<Endpoint, Peer>,
 }
@@ -37,29 +35,43 @@ struct Swarm {
 #[derive(Debug, Default)]
 struct Model {
     swarms: BTreeMap<InfoHash, Swarm>,
-    sequence: u64,
-    peers_per_swarm: u32,
+    /// When it was last looked who is due.
+    expired: Seconds,
 }
 
 impl Model {
-    /// Everything that is due leaves, everywhere.
+    /// Everything that is due leaves, everywhere. A swarm whose last peer expires goes; one whose
+    /// last peer stops stays for as long as a peer would, if it has downloads to tell about.
     fn expire(&mut self, now: Seconds) {
+        if now == self.expired {
+            return;
+        }
+        self.expired = now;
         self.swarms.retain(|_, swarm| {
+            if swarm.peers.is_empty() {
+                return now.since(swarm.left) <= TTL;
+            }
             swarm.peers.retain(|_, peer| now.since(peer.stamp) <= TTL);
-            let idle = now.since(swarm.touched) > TTL;
-            !idle && (swarm.completed > 0 || !swarm.peers.is_empty())
+            !swarm.peers.is_empty()
         });
     }
 
-    /// Returns (joined, completed).
-    fn announce(&mut self, now: Seconds, arrival: &Arrival) -> (bool, bool) {
-        self.sequence += 1;
+    /// Returns (joined, completed). `evicted` had to make room, which is checked.
+    fn announce(
+        &mut self,
+        now: Seconds,
+        arrival: &Arrival,
+        peers_per_swarm: usize,
+        evicted: &[Endpoint],
+    ) -> (bool, bool) {
         let swarm = self.swarms.entry(arrival.info_hash).or_default();
         let before = swarm.peers.get(&arrival.endpoint).cloned();
-        if before.is_none() && swarm.peers.len() >= self.peers_per_swarm as usize {
-            let oldest = swarm.peers.iter().min_by_key(|(_, peer)| peer.sequence);
-            let oldest = *oldest.expect("the swarm is full").0;
-            swarm.peers.remove(&oldest);
+        let full = before.is_none() && swarm.peers.len() >= peers_per_swarm;
+        assert_eq!(evicted.len(), usize::from(full));
+        for endpoint in evicted {
+            let oldest = swarm.peers.values().map(|peer| peer.stamp).min();
+            let gone = swarm.peers.remove(endpoint).expect("it was there");
+            assert_eq!(Some(gone.stamp), oldest, "the longest ago goes first");
         }
         let report = arrival.report;
         let completed = before.as_ref().is_some_and(|peer| {
@@ -67,7 +79,6 @@ impl Model {
         });
         let peer = Peer {
             stamp: now,
-            sequence: self.sequence,
             report,
             counted: completed || before.as_ref().is_some_and(|peer| peer.counted),
             scope: arrival.scope,
@@ -75,15 +86,17 @@ impl Model {
         };
         swarm.peers.insert(arrival.endpoint, peer);
         swarm.completed += u32::from(completed);
-        swarm.touched = now;
         (before.is_none(), completed)
     }
 
-    fn stop(&mut self, arrival: &Arrival) -> bool {
+    fn stop(&mut self, now: Seconds, arrival: &Arrival) -> bool {
         let Some(swarm) = self.swarms.get_mut(&arrival.info_hash) else { return false };
         let removed = swarm.peers.remove(&arrival.endpoint).is_some();
-        if swarm.peers.is_empty() && swarm.completed == 0 {
-            self.swarms.remove(&arrival.info_hash);
+        if removed && swarm.peers.is_empty() {
+            swarm.left = now;
+            if swarm.completed == 0 {
+                self.swarms.remove(&arrival.info_hash);
+            }
         }
         removed
     }
@@ -118,85 +131,225 @@ impl Model {
     }
 }
 
-/// One announce decoded from bytes: few hashes, more peers than a swarm may hold, four scopes.
-fn arrival(hash: u8, peer: u8, flags: u8) -> Arrival {
-    let ip: IpAddr = match peer % 4 {
-        0 => Ipv4Addr::new(1, 2, 3, peer).into(),
-        1 => Ipv6Addr::new(0x2606, 0, 0, 0, 0, 0, 0, u16::from(peer)).into(),
-        2 => Ipv4Addr::new(10, 0, 0, peer).into(),
-        _ => Ipv4Addr::new(4, 3, 2, peer).into(),
-    };
-    Arrival {
-        info_hash: InfoHash([hash % 4; 20]),
-        endpoint: Endpoint::new(ip, 1_000 + u16::from(flags >> 7)),
-        scope: Scope::of(ip),
-        peer_id: PeerId([flags; 20]),
-        report: Report {
-            seeder: flags & 1 != 0,
-            partial: flags & 2 != 0,
-            completed: flags & 4 != 0,
-        },
+/// A world in which scripts play.
+#[derive(Clone, Copy, Debug)]
+struct World {
+    swarms: u32,
+    peers: u32,
+    peers_per_swarm: u32,
+    memory_bytes: usize,
+    /// All peers of one scope, so that every peer sees every other.
+    one_scope: bool,
+    /// Announces and stops come in bursts of so many peers.
+    burst: u32,
+    /// Steps between two comparisons.
+    compare_every: usize,
+}
+
+const WORLDS: [World; 4] = [
+    // Several swarms of all families and scopes.
+    World {
+        swarms: 4,
+        peers: 256,
+        peers_per_swarm: 10_000,
+        memory_bytes: 64 << 20,
+        one_scope: false,
+        burst: 1,
+        compare_every: 1,
+    },
+    // One crowded swarm, its peers in its own block.
+    World {
+        swarms: 1,
+        peers: 256,
+        peers_per_swarm: 100,
+        memory_bytes: 64 << 20,
+        one_scope: true,
+        burst: 1,
+        compare_every: 1,
+    },
+    // Two swarms that become large, and small again, of several runs.
+    World {
+        swarms: 2,
+        peers: 4_096,
+        peers_per_swarm: 2_500,
+        memory_bytes: 64 << 20,
+        one_scope: true,
+        burst: 150,
+        compare_every: 16,
+    },
+    // More swarms than there is memory for.
+    World {
+        swarms: 60_000,
+        peers: 32,
+        peers_per_swarm: 10_000,
+        memory_bytes: 3 << 20,
+        one_scope: false,
+        burst: 500,
+        compare_every: 16,
+    },
+];
+
+impl World {
+    /// The announce of a number: always the same peer of the same swarm.
+    fn arrival(self, swarm: u32, peer: u32, flags: u8) -> Arrival {
+        let (swarm, peer) = (swarm % self.swarms, peer % self.peers);
+        let [.., high, low] = peer.to_be_bytes();
+        let kind = if self.one_scope { 1 } else { peer % 4 };
+        let ip: IpAddr = match kind {
+            0 => Ipv4Addr::new(1, 2, high, low).into(),
+            1 if self.one_scope && swarm % 2 == 0 => Ipv4Addr::new(4, 3, high, low).into(),
+            1 => Ipv6Addr::from(0x2606_u128 << 112 | u128::from(peer)).into(),
+            2 => Ipv4Addr::new(10, 0, high, low).into(),
+            _ => Ipv4Addr::new(4, 3, high, low).into(),
+        };
+        let mut info_hash = [7; 20];
+        info_hash[..4].copy_from_slice(&swarm.to_be_bytes());
+        Arrival {
+            info_hash: InfoHash(info_hash),
+            endpoint: Endpoint::new(ip, 1_000),
+            scope: Scope::of(ip),
+            peer_id: PeerId([flags; 20]),
+            report: Report {
+                seeder: flags & 1 != 0,
+                partial: flags & 2 != 0,
+                completed: flags & 4 != 0,
+            },
+        }
     }
 }
 
 /// Replays `bytes` as operations on the store and on the model; panics at the first difference.
 ///
-/// The first byte chooses a world: several swarms of all scopes and no bound; or one crowded swarm
-/// of one scope, where every peer of a second has its place in the order of eviction. (Among peers
-/// of different scopes that announced in the same second, the store may evict any.)
+/// The first byte chooses a world.
 ///
 /// # Panics
 /// If the two differ, or an invariant of the store does not hold.
 pub fn check(bytes: &[u8]) {
     let Some((world, bytes)) = bytes.split_first() else { return };
-    let crowded = world & 1 == 1;
+    let world = WORLDS[usize::from(*world) % WORLDS.len()];
     let bounds = Bounds {
-        memory_bytes: 64 << 20,
-        peers_per_swarm: if crowded { PEERS_PER_SWARM } else { 10_000 },
+        memory_bytes: world.memory_bytes,
+        peers_per_swarm: world.peers_per_swarm,
         peer_ttl_secs: TTL,
         keep_peer_ids: true,
     };
-    let mut store = SwarmStore::new(bounds, HashKey(1, 2), Rng::new(3));
-    let mut model = Model { peers_per_swarm: bounds.peers_per_swarm, ..Model::default() };
-    let mut now = Seconds(0);
+    let mut both = Both {
+        world,
+        store: SwarmStore::new(bounds, HashKey(1, 2), Rng::new(3)),
+        model: Model::default(),
+        now: Seconds(0),
+    };
     for (step, op) in bytes.chunks_exact(4).enumerate() {
         let &[kind, hash, peer, flags] = op else { unreachable!("chunks of four") };
-        let arrival =
-            if crowded { arrival(0, peer | 3, flags) } else { arrival(hash, peer, flags) };
-        let mut asker = None;
-        match kind % 16 {
-            0 => now = now.plus(u32::from(peer) / 2),
-            1 => {
-                store.sweep(now);
-            }
-            2 | 3 => {
-                model.expire(now);
-                assert_eq!(store.stop(now, &arrival), model.stop(&arrival));
-            }
-            4 => {
-                // A scrape: looked at below.
-            }
-            _ => {
-                model.expire(now);
-                let announced = store.announce(now, &arrival);
-                asker = Some((announced.asker, arrival.endpoint));
-                let expected = model.announce(now, &arrival);
-                assert_eq!((announced.joined, announced.completed), expected);
-            }
-        }
-        model.expire(now);
-        compare(&mut store, &model, now, &arrival, asker, flags);
-        if step % 16 == 0 {
-            store.check_invariants();
+        let number = u32::from(u16::from_be_bytes([hash, peer]));
+        let compares = step.is_multiple_of(world.compare_every);
+        both.step(kind, number, flags, compares);
+        if step % 16 == 0 && (compares || step % 64 == 0) {
+            both.store.check_invariants();
         }
     }
-    store.check_invariants();
-    // Long after the last announce nothing is left.
-    now = now.plus(TTL + 1);
-    while store.sweep(now) {}
-    let totals = store.totals();
+    both.store.check_invariants();
+    // Long after the last announce nothing is left, whether time passes slowly or at a leap.
+    for _ in 0..5 {
+        both.now = both.now.plus(TTL / 2);
+        while both.store.sweep(both.now) {}
+        both.store.check_invariants();
+    }
+    let totals = both.store.totals();
     assert_eq!((totals.swarms, totals.bytes), (0, 0));
     assert_eq!((totals.seeders, totals.leechers), ([0; 2], [0; 2]));
+}
+
+/// The store and the model side by side.
+struct Both {
+    world: World,
+    store: SwarmStore,
+    model: Model,
+    now: Seconds,
+}
+
+impl Both {
+    fn step(&mut self, kind: u8, number: u32, flags: u8, compares: bool) {
+        let World { burst, .. } = self.world;
+        let mut last = (self.world.arrival(number >> 8, number, flags), None);
+        match kind % 16 {
+            0 => self.now = self.now.plus(number & 0x3F),
+            1 => {
+                self.store.sweep(self.now);
+            }
+            2 | 3 => {
+                for n in number..number + burst {
+                    let arrival = self.world.arrival(n >> 8, n, flags);
+                    self.model.expire(self.now);
+                    let stopped = self.store.stop(self.now, &arrival);
+                    assert_eq!(stopped, self.model.stop(self.now, &arrival));
+                }
+            }
+            // A scrape: looked at below.
+            4 => {}
+            _ => {
+                for n in number..number + burst {
+                    // Bursts cross the swarms: the next peer of the next swarm, or of the same.
+                    let swarm = if self.world.swarms > 1_000 { n } else { number >> 8 };
+                    let arrival = self.world.arrival(swarm, n, flags);
+                    last = (arrival, Some(self.announce(&arrival)));
+                }
+            }
+        }
+        self.model.expire(self.now);
+        if compares {
+            let asker = last.1.map(|asker| (asker, last.0.endpoint));
+            compare(&mut self.store, &self.model, self.now, &last.0, asker, flags);
+        }
+    }
+
+    fn announce(&mut self, arrival: &Arrival) -> super::Asker {
+        self.model.expire(self.now);
+        let swarms_before = self.store.totals().evicted_swarms;
+        let peers_before = self.store.totals().evicted_peers;
+        let announced = self.store.announce(self.now, arrival);
+        let totals = self.store.totals();
+        // Whom memory pressure takes only the store knows; how many it says.
+        if totals.evicted_swarms > swarms_before {
+            let (store, now) = (&mut self.store, self.now);
+            let (mut swarms, mut peers) = (0, 0);
+            self.model.swarms.retain(|info_hash, swarm| {
+                // The swarm of this announce may have gone and come again.
+                let renewed = *info_hash == arrival.info_hash
+                    && swarm.peers.contains_key(&arrival.endpoint) == announced.joined;
+                let stays = store.find(now, info_hash).is_some() && !renewed;
+                swarms += u64::from(!stays);
+                peers += if stays { 0 } else { swarm.peers.len() as u64 };
+                stays
+            });
+            assert_eq!(totals.evicted_swarms - swarms_before, swarms);
+            assert_eq!(totals.evicted_peers - peers_before, peers);
+        }
+        let evicted =
+            if self.world.one_scope { self.missing(announced.swarm, arrival) } else { vec![] };
+        let limit = self.world.peers_per_swarm as usize;
+        let expected = self.model.announce(self.now, arrival, limit, &evicted);
+        assert_eq!((announced.joined, announced.completed), expected);
+        announced.asker
+    }
+
+    /// Whom the store has no more though the model does, in a full swarm.
+    fn missing(&mut self, swarm: super::SwarmHandle, arrival: &Arrival) -> Vec<Endpoint> {
+        let Some(known) = self.model.swarms.get(&arrival.info_hash) else { return Vec::new() };
+        if known.peers.len() < self.world.peers_per_swarm as usize {
+            return Vec::new();
+        }
+        let wish = Wish {
+            asker: None,
+            seeder: false,
+            scope: arrival.scope,
+            family: None,
+            num_want: u16::MAX,
+        };
+        let there: BTreeSet<Endpoint> =
+            sampled(&mut self.store, swarm, &wish).into_iter().map(|(peer, _)| peer).collect();
+        known.peers.keys().filter(|peer| !there.contains(peer)).copied().collect()
+    }
 }
 
 /// Counts and candidates of one swarm are the same in both.
@@ -239,12 +392,12 @@ fn sampled(
 ) -> Vec<(Endpoint, PeerId)> {
     let sample = store.sample(handle, wish);
     let mut peers = Vec::new();
-    for chunk in sample.chunks() {
+    sample.each(|chunk| {
         let endpoints = chunk.endpoints().chunks_exact(chunk.family().endpoint_bytes());
         assert_eq!(endpoints.len(), chunk.ids().len());
         for (endpoint, id) in endpoints.zip(chunk.ids()) {
             peers.push((Endpoint::from_compact(endpoint).expect("6 or 18 bytes"), *id));
         }
-    }
+    });
     peers
 }

@@ -1,11 +1,14 @@
 //! Choosing `num_want` peers.
 //!
-//! The candidates fall into buckets (a peer list's seeders, its leechers). [`apportion`] says how
-//! many each bucket gives, so that every peer has the same chance and every kind is present;
-//! [`Sample`] then takes a contiguous window at a random place of each, as borrowed slices that go
-//! on the wire as they are.
+//! The candidates fall into buckets (a list's seeders, its leechers). [`apportion`] says how many
+//! each bucket gives, so that every peer has the same chance and every kind is present; a
+//! [`Sample`] then is a contiguous window at a random place of each, as borrowed slices that go on
+//! the wire as they are.
 
-use super::peers::PeerList;
+use smallvec::SmallVec;
+
+use super::lists::Lists;
+use super::slab::Block;
 use crate::rng::Rng;
 use crate::wire::addr::Family;
 use crate::wire::id::PeerId;
@@ -13,8 +16,6 @@ use crate::wire::id::PeerId;
 /// Buckets at the most: two families, each with the public peers and those of the asker's scope,
 /// each of two kinds.
 pub const BUCKETS_MAX: usize = 8;
-/// Slices of one window at the most: it may wrap around, and it steps over the asker.
-const SLICES_PER_BUCKET: usize = 3;
 
 /// Shares `want` out over buckets of the given `sizes`.
 ///
@@ -22,6 +23,7 @@ const SLICES_PER_BUCKET: usize = 3;
 /// expectation is exact, never more than it holds, and `want` (or everything there is) in total.
 /// Then a bucket that got nothing though it holds somebody takes one from the largest share: a
 /// small bias, asked for so that both kinds and both families are present when both exist.
+#[inline]
 pub fn apportion(rng: &mut Rng, want: u32, sizes: &[u32], shares: &mut [u32]) {
     debug_assert!(sizes.len() == shares.len() && sizes.len() <= BUCKETS_MAX);
     let total: u64 = sizes.iter().map(|&size| u64::from(size)).sum();
@@ -38,6 +40,9 @@ pub fn apportion(rng: &mut Rng, want: u32, sizes: &[u32], shares: &mut [u32]) {
         *share = u32::try_from(upto - given).expect("at most `want`");
         given = upto;
     }
+    if shares.iter().zip(sizes).all(|(&share, &size)| share > 0 || size == 0) {
+        return;
+    }
     for index in 0..sizes.len() {
         let largest = (0..sizes.len()).max_by_key(|&i| shares[i]).unwrap_or(0);
         if sizes[index] > 0 && shares[index] == 0 && shares[largest] > 1 {
@@ -50,8 +55,10 @@ pub fn apportion(rng: &mut Rng, want: u32, sizes: &[u32], shares: &mut [u32]) {
 /// A run of chosen peers of one family, borrowed from their list.
 #[derive(Clone, Copy, Debug)]
 pub struct Chunk<'a> {
-    list: &'a PeerList,
-    /// `from < to <= list.len()`
+    family: Family,
+    endpoints: &'a [u8],
+    lists: &'a Lists,
+    list: Block,
     from: u32,
     to: u32,
 }
@@ -60,100 +67,152 @@ impl<'a> Chunk<'a> {
     /// The family of all of them.
     #[must_use]
     pub const fn family(&self) -> Family {
-        self.list.family()
+        self.family
     }
 
     /// Their compact endpoints, 6 or 18 bytes each.
     #[must_use]
-    pub fn endpoints(&self) -> &'a [u8] {
-        self.list.endpoints(self.from, self.to)
+    pub const fn endpoints(&self) -> &'a [u8] {
+        self.endpoints
     }
 
     /// Their ids, in the same order; empty when ids are not kept.
     #[must_use]
     pub fn ids(&self) -> &'a [PeerId] {
-        self.list.ids(self.from, self.to)
+        self.lists.ids(self.list, self.from, self.to)
+    }
+}
+
+/// Nobody's position.
+pub const NOBODY: u32 = u32::MAX;
+
+/// Candidates of one kind: positions `from..to` of a list, less the asker.
+#[derive(Clone, Copy, Debug)]
+pub struct Bucket {
+    /// Where they are.
+    pub list: Block,
+    /// Their family.
+    pub family: Family,
+    /// The first position.
+    pub from: u32,
+    /// The position after the last.
+    pub to: u32,
+    /// The asker's position, if it is among them; else [`NOBODY`].
+    pub asker: u32,
+}
+
+impl Bucket {
+    /// The positions `from..to` of `list`, among which the asker may be.
+    #[must_use]
+    #[inline]
+    pub const fn new(
+        (list, family): (Block, Family),
+        from: u32,
+        to: u32,
+        asker: Option<u32>,
+    ) -> Self {
+        let asker = match asker {
+            Some(asker) if from <= asker && asker < to => asker,
+            _ => NOBODY,
+        };
+        Self { list, family, from, to, asker }
+    }
+
+    /// How many can be chosen.
+    #[must_use]
+    #[inline]
+    pub const fn size(&self) -> u32 {
+        self.to - self.from - (self.asker != NOBODY) as u32
+    }
+}
+
+/// A window of a bucket: `take` peers from `start` on, around the end.
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    bucket: Bucket,
+    start: u32,
+    take: u32,
+}
+
+impl Window {
+    /// Hands out the positions of the list that it covers, as up to four ranges.
+    #[inline]
+    fn each_range(&self, mut each: impl FnMut(u32, u32)) {
+        let Self { bucket, start, take } = *self;
+        let to_end = take.min(bucket.size() - start);
+        // Positions as if the asker were not there; then the window steps over it.
+        let mut step_over = |from: u32, to: u32| {
+            if bucket.asker >= to {
+                each(from, to);
+            } else if bucket.asker < from {
+                each(from + 1, to + 1);
+            } else {
+                each(from, bucket.asker);
+                each(bucket.asker + 1, to + 1);
+            }
+        };
+        step_over(bucket.from + start, bucket.from + start + to_end);
+        step_over(bucket.from, bucket.from + take - to_end);
     }
 }
 
 /// The chosen peers, borrowed from the store.
 #[derive(Clone, Debug)]
 pub struct Sample<'a> {
-    /// The first `len` are there.
-    chunks: [Option<Chunk<'a>>; BUCKETS_MAX * SLICES_PER_BUCKET],
-    len: usize,
+    lists: Option<&'a Lists>,
+    windows: SmallVec<[Window; BUCKETS_MAX]>,
 }
 
 impl<'a> Sample<'a> {
     /// Nobody.
     #[must_use]
     pub const fn empty() -> Self {
-        Self { chunks: [None; BUCKETS_MAX * SLICES_PER_BUCKET], len: 0 }
+        Self { lists: None, windows: SmallVec::new_const() }
     }
 
-    /// The runs of chosen peers, none of them empty.
-    pub fn chunks(&self) -> impl Iterator<Item = &Chunk<'a>> {
-        self.chunks[..self.len].iter().flatten()
+    /// Nobody yet, out of `lists`.
+    #[must_use]
+    pub const fn of(lists: &'a Lists) -> Self {
+        Self { lists: Some(lists), windows: SmallVec::new_const() }
+    }
+
+    /// Hands out the chosen peers in runs, none of them empty.
+    #[inline]
+    pub fn each(&self, mut each: impl FnMut(Chunk<'a>)) {
+        let Some(lists) = self.lists else { return };
+        for window in &self.windows {
+            let Bucket { list, family, .. } = window.bucket;
+            let view = lists.view(list);
+            window.each_range(|mut from, to| {
+                while from < to {
+                    let (endpoints, end) = view.endpoints(from, to);
+                    each(Chunk { family, endpoints, lists, list, from, to: end });
+                    from = end;
+                }
+            });
+        }
     }
 
     /// Chosen peers of `family`.
     #[must_use]
     pub fn count(&self, family: Family) -> usize {
-        self.chunks()
-            .filter(|chunk| chunk.family() == family)
-            .map(|chunk| (chunk.to - chunk.from) as usize)
-            .sum()
+        let taken = self.windows.iter().filter(|window| window.bucket.family == family);
+        taken.map(|window| window.take as usize).sum()
     }
 
     /// Adds `take` peers out of `bucket`: those that stand behind `start`, around the end.
-    pub fn take(&mut self, bucket: &Bucket<'a>, start: u32, take: u32) {
-        let size = bucket.size();
-        debug_assert!(take <= size && (start < size || size == 0));
-        let to_end = take.min(size - start);
-        // Positions as if the asker were not there; then the window steps over it.
-        for (from, to) in [(start, start + to_end), (0, take - to_end)] {
-            let asker = bucket.asker.map_or(to, |asker| (asker - bucket.from).clamp(from, to));
-            self.push(bucket, from, asker, 0);
-            self.push(bucket, asker, to, 1);
+    #[inline]
+    pub fn take(&mut self, bucket: &Bucket, start: u32, take: u32) {
+        debug_assert!(take <= bucket.size() && (start < bucket.size() || take == 0));
+        if take > 0 {
+            self.windows.push(Window { bucket: *bucket, start, take });
         }
-    }
-
-    fn push(&mut self, bucket: &Bucket<'a>, from: u32, to: u32, skipped: u32) {
-        if from < to {
-            let (from, to) = (bucket.from + from + skipped, bucket.from + to + skipped);
-            self.chunks[self.len] = Some(Chunk { list: bucket.list, from, to });
-            self.len += 1;
-        }
-    }
-}
-
-/// Candidates of one kind: positions `from..to` of a list, less the asker.
-#[derive(Clone, Copy, Debug)]
-pub struct Bucket<'a> {
-    /// Where they are.
-    pub list: &'a PeerList,
-    /// The first position.
-    pub from: u32,
-    /// The position after the last.
-    pub to: u32,
-    /// The asker's position, if it is among them: `from <= asker < to`.
-    pub asker: Option<u32>,
-}
-
-impl Bucket<'_> {
-    /// How many can be chosen.
-    #[must_use]
-    pub fn size(&self) -> u32 {
-        self.to - self.from - u32::from(self.asker.is_some())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::swarm::peers::{HashKey, Report};
-    use crate::time::Seconds;
-    use crate::wire::addr::Endpoint;
 
     #[test]
     fn shares_add_up_never_exceed_their_bucket_and_keep_every_kind() {
@@ -192,27 +251,20 @@ mod tests {
 
     #[test]
     fn a_window_never_holds_the_asker_and_gives_everybody_the_same_chance() {
-        let key = HashKey(1, 2);
-        let report = Report { seeder: false, partial: false, completed: false };
-        let mut list = PeerList::new(Family::V4);
-        for n in 0..11_u32 {
-            let endpoint = Endpoint::new(std::net::Ipv4Addr::from(n).into(), 1);
-            list.upsert(key, Seconds(0), &endpoint, None, report);
-        }
+        let list = Block::from_number(1).expect("not 0");
         for asker in [None, Some(2), Some(5), Some(10)] {
-            let bucket = Bucket { list: &list, from: 2, to: 11, asker };
+            let bucket = Bucket::new((list, Family::V4), 2, 11, asker);
             let mut seen = [0_u32; 11];
             for start in 0..bucket.size() {
                 for take in 0..=bucket.size() {
-                    let mut sample = Sample::empty();
-                    sample.take(&bucket, start, take);
-                    assert_eq!(sample.count(Family::V4), take as usize);
-                    for chunk in sample.chunks() {
-                        assert!(!chunk.endpoints().is_empty());
-                        for endpoint in chunk.endpoints().chunks_exact(6) {
-                            seen[usize::from(endpoint[3])] += 1;
+                    let mut count = 0;
+                    Window { bucket, start, take }.each_range(|from, to| {
+                        for position in from..to {
+                            seen[position as usize] += 1;
+                            count += 1;
                         }
-                    }
+                    });
+                    assert_eq!(count, take);
                 }
             }
             for (n, &count) in seen.iter().enumerate() {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::outcome::{Change, Outcome, Refusal};
 use super::policy::POLITE_INTERVAL_SECS;
 use super::{Effects, Tracker};
-use crate::swarm::{Arrival, Counts, Report, Sample, Wish};
+use crate::swarm::{Arrival, Counts, Report, Sample, SwarmHandle, Wish};
 use crate::time::Seconds;
 use crate::wire::addr::{Endpoint, Family};
 use crate::wire::announce::{Announce, Event};
@@ -74,9 +74,9 @@ impl Tracker {
         let (change, swarm, asker) = if stopped {
             let left = self.store.stop(now, &arrival);
             let change = if left { Change::Left } else { Change::Nothing };
-            (change, self.store.find(now, &arrival.info_hash), None)
+            (change, self.look_up(now, &arrival), None)
         } else if self.policy.deny_ports.contains(announce.port) {
-            (Change::Nothing, self.store.find(now, &arrival.info_hash), None)
+            (Change::Nothing, self.look_up(now, &arrival), None)
         } else {
             let announced = self.store.announce(now, &arrival);
             let change = match (announced.completed, announced.joined) {
@@ -84,7 +84,7 @@ impl Tracker {
                 (_, true) => Change::Joined,
                 _ => Change::Refreshed,
             };
-            (change, Some(announced.swarm), Some(announced.asker))
+            (change, Some((announced.swarm, announced.counts)), Some(announced.asker))
         };
         self.counters.completed[0] += u64::from(change == Change::Completed);
         effects.happened(&Outcome {
@@ -94,11 +94,10 @@ impl Tracker {
             removed: self.store.removed_peers().wrapping_sub(removed_before),
         });
 
-        let Some(swarm) = swarm else {
+        let Some((swarm, counts)) = swarm else {
             let (counts, sample) = (Counts::default(), Sample::empty());
             return Ok(Reply { interval_secs, counts, sample });
         };
-        let counts = self.store.counts(swarm);
         let (default, max) = (self.policy.num_want_default, self.policy.num_want_max);
         let num_want = announce.num_want.resolve(default, max).min(peers_max);
         let sample = if stopped || num_want == 0 {
@@ -108,5 +107,11 @@ impl Tracker {
             self.store.sample(swarm, &Wish { asker, seeder, scope, family, num_want })
         };
         Ok(Reply { interval_secs, counts, sample })
+    }
+
+    /// The swarm of an announce that changes nothing, and who is in it.
+    fn look_up(&mut self, now: Seconds, arrival: &Arrival) -> Option<(SwarmHandle, Counts)> {
+        let swarm = self.store.find(now, &arrival.info_hash)?;
+        Some((swarm, self.store.counts(swarm)))
     }
 }

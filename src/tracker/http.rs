@@ -261,14 +261,16 @@ fn write_reply(body: &mut Vec<u8>, ip: IpAddr, reply: &Reply<'_>, form: Form) {
 fn write_compact(out: &mut Writer<'_>, reply: &Reply<'_>, key: &str, family: Family) {
     out.bytes(key.as_bytes());
     out.string_of(reply.sample.count(family) * family.endpoint_bytes());
-    for chunk in reply.sample.chunks().filter(|chunk| chunk.family() == family) {
-        out.raw(chunk.endpoints());
-    }
+    reply.sample.each(|chunk| {
+        if chunk.family() == family {
+            out.raw(chunk.endpoints());
+        }
+    });
 }
 
 fn write_dictionaries(out: &mut Writer<'_>, reply: &Reply<'_>, form: Form) {
     out.begin_list();
-    for chunk in reply.sample.chunks() {
+    reply.sample.each(|chunk| {
         let endpoints = chunk.endpoints().chunks_exact(chunk.family().endpoint_bytes());
         for (index, endpoint) in endpoints.enumerate() {
             let endpoint = Endpoint::from_compact(endpoint).expect("6 or 18 bytes");
@@ -282,7 +284,7 @@ fn write_dictionaries(out: &mut Writer<'_>, reply: &Reply<'_>, form: Form) {
             out.entry("port", u64::from(endpoint.port()));
             out.end();
         }
-    }
+    });
     out.end();
 }
 

@@ -41,13 +41,15 @@ impl Tracker {
         // First everything that needs no memory of ours, then the swarms all at once, then the
         // rest.
         let mut requests = [const { None }; BATCH_MAX];
-        let mut hashes = [InfoHash([0; 20]); BATCH_MAX];
+        let mut due = [(InfoHash([0; 20]), None); BATCH_MAX];
         let mut announces = 0;
         for (request, datagram) in requests.iter_mut().zip(batch) {
             match self.verify(now, datagram) {
                 Ok(parsed) => {
                     if let Request::Announce(view) = &parsed {
-                        hashes[announces] = view.info_hash();
+                        let source = datagram.source.ip();
+                        let endpoint = Endpoint::new(source, view.port());
+                        due[announces] = (view.info_hash(), Some(endpoint));
                         announces += 1;
                     }
                     *request = Some(parsed);
@@ -56,7 +58,7 @@ impl Tracker {
             }
         }
         if announces >= WARM_FROM {
-            self.store.warm(&hashes[..announces]);
+            self.store.warm(&due[..announces]);
         }
         for (request, datagram) in requests.iter().zip(batch) {
             let Some(request) = request else { continue };
@@ -190,11 +192,11 @@ impl Tracker {
                     reply.counts.leechers,
                     reply.counts.seeders,
                 );
-                for chunk in reply.sample.chunks() {
+                reply.sample.each(|chunk| {
                     let end = len + chunk.endpoints().len();
                     buffer[len..end].copy_from_slice(chunk.endpoints());
                     len = end;
-                }
+                });
                 self.send(target, len, Action::Announce, effects);
                 Ok(())
             }

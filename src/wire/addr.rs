@@ -168,6 +168,18 @@ impl Scope {
     /// Reachable from everywhere.
     pub const PUBLIC: Self = Self(0);
 
+    /// As a number, for those who keep many.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+
+    /// The scope of a number that [`Scope::number`] made.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Self {
+        Self(number)
+    }
+
     /// The scope of a canonical address.
     #[must_use]
     pub fn of(ip: IpAddr) -> Self {

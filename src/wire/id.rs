@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use bytemuck::{Pod, Zeroable};
+
 /// The 20 bytes that name a swarm: SHA-1 of the info dictionary, or a truncated SHA-256 (BEP 52).
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct InfoHash(pub [u8; 20]);
@@ -16,7 +18,8 @@ impl fmt::Debug for InfoHash {
 }
 
 /// The 20 bytes with which a client names itself (BEP 20). A label, never an identity.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Pod, Zeroable)]
+#[repr(transparent)]
 pub struct PeerId(pub [u8; 20]);
 
 /// The 8 bytes that prove a UDP source can hear us (BEP 15). Made and checked in `tracker`.

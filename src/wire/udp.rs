@@ -171,6 +171,12 @@ impl<'a> AnnounceView<'a> {
         InfoHash(self.fixed.at::<{ offset::INFO_HASH }, 20>())
     }
 
+    /// Where the peer listens.
+    #[must_use]
+    pub fn port(self) -> u16 {
+        u16::from_be_bytes(self.fixed.at::<{ offset::PORT }, 2>())
+    }
+
     /// What it says. `left` and `num_want` are signed on the wire: negative is unknown and default.
     #[must_use]
     pub fn announce(self) -> Announce {
@@ -179,7 +185,7 @@ impl<'a> AnnounceView<'a> {
         Announce {
             info_hash: self.info_hash(),
             peer_id: PeerId(self.fixed.at::<{ offset::PEER_ID }, 20>()),
-            port: u16::from_be_bytes(self.fixed.at::<{ offset::PORT }, 2>()),
+            port: self.port(),
             uploaded: self.fixed.u64_at::<{ offset::UPLOADED }>(),
             downloaded: self.fixed.u64_at::<{ offset::DOWNLOADED }>(),
             left: if left < SIGN_64 { Left::Bytes(left) } else { Left::Unknown },

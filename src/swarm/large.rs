@@ -1,0 +1,422 @@
+//! A list of many peers: columns in runs, and an index of positions.
+//!
+//! Every run but the last has room for the same number of peers and is full, so a position says
+//! where a peer is, nothing is ever copied to make the list longer, and a window of a reply lies in
+//! one run or in two. The index finds the position of an endpoint; it grows in small parts.
+
+use super::hash::Hasher;
+use super::layout::{Clock, Columns, SMALL_MAX, Shape};
+use super::machine::prefetch;
+use super::peers::{Census, List, oldest_age};
+use super::slab::{BLOCK_BYTES_MAX, Block, Class, Slab, Use};
+use super::table::Sharded;
+use crate::wire::addr::Endpoint;
+use crate::wire::id::PeerId;
+
+/// One announce in so many changes places in a large list: each change costs three cache lines
+/// more, and in a long list windows begin at a different place each time anyway.
+const MIXES_ONE_IN: u32 = 4;
+
+/// What a large list holds besides the head of its block.
+#[derive(Debug)]
+pub struct Large {
+    /// How many there are.
+    pub census: Census,
+    /// Their columns.
+    pub runs: Runs,
+    /// Positions by the hash of their endpoint.
+    index: Sharded,
+    /// Where the search for the oldest goes on.
+    cursor: u32,
+}
+
+/// The columns of a large list.
+#[derive(Debug)]
+pub struct Runs {
+    shape: Shape,
+    /// Peers of a full run, as a power of two.
+    shift: u32,
+    blocks: Vec<Block>,
+    /// The class of the last run, and the peers it has room for; the others are full ones.
+    last: Class,
+    last_room: usize,
+}
+
+impl Runs {
+    /// One run with room for `room` peers.
+    fn new(slab: &mut Slab, shape: Shape, room: usize) -> Self {
+        let shift = (BLOCK_BYTES_MAX / shape.peer_bytes()).ilog2();
+        debug_assert!(1 << shift >= SMALL_MAX);
+        let last = Class::of(room * shape.peer_bytes());
+        let blocks = vec![slab.allocate(Use::Runs, last)];
+        let mut runs = Self { shape, shift, blocks, last, last_room: 0 };
+        runs.set_last(last);
+        runs
+    }
+
+    fn set_last(&mut self, class: Class) {
+        self.last = class;
+        self.last_room = (class.bytes() / self.shape.peer_bytes()).min(self.full());
+    }
+
+    /// Peers of a full run.
+    const fn full(&self) -> usize {
+        1 << self.shift
+    }
+
+    /// The run of a position and the place in it.
+    const fn locate(&self, position: u32) -> (usize, usize) {
+        ((position >> self.shift) as usize, position as usize & (self.full() - 1))
+    }
+
+    fn room(&self, run: usize) -> usize {
+        if run + 1 == self.blocks.len() { self.last_room } else { self.full() }
+    }
+
+    /// The columns of a run, with its unused room.
+    #[must_use]
+    pub fn columns<'a>(&self, slab: &'a Slab, run: usize) -> Columns<&'a [u8], &'a [u16]> {
+        let room = self.room(run);
+        self.shape.columns(slab.get(self.blocks[run], room * self.shape.peer_bytes()), room)
+    }
+
+    fn columns_mut<'a>(
+        &self,
+        slab: &'a mut Slab,
+        run: usize,
+    ) -> Columns<&'a mut [u8], &'a mut [u16]> {
+        let room = self.room(run);
+        self.shape.columns_mut(slab.get_mut(self.blocks[run], room * self.shape.peer_bytes()), room)
+    }
+
+    /// The stretch of `from..to` that lies in the run of `from`: its run, and from where to where.
+    #[must_use]
+    pub fn stretch(&self, from: u32, to: u32) -> (usize, usize, usize) {
+        let (run, at) = self.locate(from);
+        (run, at, (at + (to - from) as usize).min(self.full()))
+    }
+
+    /// The endpoints of `from..to`, as far as they lie in one run, and where that ends.
+    #[must_use]
+    pub fn endpoints<'a>(&self, slab: &'a Slab, from: u32, to: u32) -> (&'a [u8], u32) {
+        let (run, at, end) = self.stretch(from, to);
+        let stride = self.shape.stride;
+        let endpoints = &slab.tail(self.blocks[run])[at * stride..end * stride];
+        (endpoints, from + u32::try_from(end - at).expect("peers of a run"))
+    }
+
+    /// The stamp at a position.
+    #[must_use]
+    pub fn stamp(&self, slab: &Slab, position: u32) -> u16 {
+        let (run, at) = self.stamp_place(position);
+        bytemuck::pod_read_unaligned(&slab.tail(self.blocks[run])[at..][..size_of::<u16>()])
+    }
+
+    fn set_stamp(&self, slab: &mut Slab, position: u32, stamp: u16) {
+        let (run, at) = self.stamp_place(position);
+        slab.tail_mut(self.blocks[run])[at..][..size_of::<u16>()]
+            .copy_from_slice(bytemuck::bytes_of(&stamp));
+    }
+
+    /// The run of a stamp, and its place in the block.
+    #[inline]
+    fn stamp_place(&self, position: u32) -> (usize, usize) {
+        let (run, at) = self.locate(position);
+        (run, self.room(run) * self.shape.stride + at * size_of::<u16>())
+    }
+
+    /// The compact endpoint at a position.
+    #[must_use]
+    pub fn endpoint<'a>(&self, slab: &'a Slab, position: u32) -> &'a [u8] {
+        let (run, at) = self.locate(position);
+        &slab.tail(self.blocks[run])[at * self.shape.stride..][..self.shape.stride]
+    }
+
+    /// The stamps of a run's peers, of `len` in all, and the position of the first.
+    fn stamps<'a>(&self, slab: &'a Slab, run: usize, len: u32) -> (u32, &'a [u16]) {
+        let first = run << self.shift;
+        let count = (len as usize - first).min(self.full());
+        let first = u32::try_from(first).expect("a position");
+        (first, &self.columns(slab, run).stamps[..count])
+    }
+
+    /// Makes room for one more behind `len` peers.
+    fn grow(&mut self, slab: &mut Slab, len: u32) {
+        let (run, at) = self.locate(len);
+        if run == self.blocks.len() {
+            self.set_last(Class::of(self.full() / 16 * self.shape.peer_bytes()));
+            self.blocks.push(slab.allocate(Use::Runs, self.last));
+        } else if at == self.last_room {
+            let more = self.last_room + self.last_room.div_ceil(8);
+            self.resize_last(slab, at, more.min(self.full()));
+        }
+    }
+
+    /// Gives back what `len` peers do not need.
+    fn shrink(&mut self, slab: &mut Slab, len: u32) {
+        let (run, at) = self.locate(len);
+        if at == 0 && run > 0 {
+            slab.free(self.blocks.pop().expect("more than one"));
+            self.set_last(Class::of(self.full() * self.shape.peer_bytes()));
+        } else if at < self.last_room / 2 && at >= SMALL_MAX / 2 {
+            self.resize_last(slab, at, at + at.div_ceil(8));
+        }
+    }
+
+    /// Moves the last run, which holds `len` peers, to a block with room for `room`.
+    fn resize_last(&mut self, slab: &mut Slab, len: usize, room: usize) {
+        let class = Class::of(room * self.shape.peer_bytes());
+        if class == self.last {
+            return;
+        }
+        let run = self.blocks.len() - 1;
+        let (old, new) = (self.blocks[run], slab.allocate(Use::Runs, class));
+        let old_room = self.last_room;
+        self.blocks[run] = new;
+        self.set_last(class);
+        let (shape, room) = (self.shape, self.last_room);
+        let bytes = |room| room * shape.peer_bytes();
+        let (from, to) = slab.pair((old, bytes(old_room)), (new, bytes(room)));
+        shape.copy(&shape.columns(from, old_room), &mut shape.columns_mut(to, room), len);
+        slab.free(old);
+    }
+}
+
+impl Large {
+    /// An empty list with room for a first run of `room` peers.
+    #[must_use]
+    pub fn new(slab: &mut Slab, shape: Shape, room: usize) -> Self {
+        Self {
+            census: Census::default(),
+            runs: Runs::new(slab, shape, room),
+            index: Sharded::new(),
+            cursor: 0,
+        }
+    }
+
+    /// Bytes of heap.
+    #[must_use]
+    pub const fn heap_bytes(&self) -> usize {
+        let blocks = self.runs.blocks.capacity() * size_of::<Block>();
+        size_of::<Self>() + blocks + self.index.heap_bytes()
+    }
+
+    /// Where an endpoint stands.
+    #[must_use]
+    pub fn find(&self, slab: &Slab, hasher: &Hasher, endpoint: &Endpoint) -> Option<u32> {
+        let wanted = endpoint.as_bytes();
+        let hash = hasher.compact(wanted);
+        self.index.find(hash, |position| self.runs.endpoint(slab, position) == wanted)
+    }
+
+    /// Tells the processor that `endpoint` will be looked for.
+    pub fn prefetch(&self, hasher: &Hasher, endpoint: &Endpoint) {
+        self.index.prefetch(hasher.endpoint(endpoint));
+    }
+
+    /// Tells the processor what else an announce of `endpoint` will read.
+    pub fn prefetch_peer(&self, slab: &Slab, hasher: &Hasher, endpoint: &Endpoint) {
+        // The first whose tag fits is nearly always the right one.
+        let hash = hasher.endpoint(endpoint);
+        if let Some(position) = self.index.find(hash, |_| true) {
+            let (run, at) = self.runs.stamp_place(position);
+            let block = slab.tail(self.runs.blocks[run]);
+            prefetch(&block[at]);
+            let (_, at) = self.runs.locate(position);
+            prefetch(&block[at * self.runs.shape.stride]);
+        }
+    }
+
+    /// Takes over the peers of a small list: those in `block`, whose columns begin at `offset` and
+    /// have so much room.
+    pub fn fill(
+        &mut self,
+        slab: &mut Slab,
+        hasher: &Hasher,
+        (block, offset, room): (Block, usize, usize),
+        census: Census,
+    ) {
+        let (shape, own) = (self.runs.shape, self.runs.last_room);
+        let bytes = |room| room * shape.peer_bytes();
+        let (from, to) =
+            slab.pair((block, offset + bytes(room)), (self.runs.blocks[0], bytes(own)));
+        let from = shape.columns(&from[offset..], room);
+        shape.copy(&from, &mut shape.columns_mut(to, own), census.len as usize);
+        self.census = census;
+        for position in 0..census.len {
+            let hash_of = |at| hasher.compact(self.runs.endpoint(slab, at));
+            self.index.insert(hash_of(position), position, hash_of);
+        }
+    }
+
+    /// Copies the peers, few by now, into the block of a small list: see [`Large::fill`].
+    pub fn pour(&self, slab: &mut Slab, (block, offset, room): (Block, usize, usize)) {
+        let (shape, own) = (self.runs.shape, self.runs.room(0));
+        let bytes = |room| room * shape.peer_bytes();
+        let (from, to) =
+            slab.pair((self.runs.blocks[0], bytes(own)), (block, offset + bytes(room)));
+        let mut to = shape.columns_mut(&mut to[offset..], room);
+        shape.copy(&shape.columns(from, own), &mut to, self.census.len as usize);
+    }
+
+    /// Appends a leecher with an empty stamp.
+    pub fn push(&mut self, slab: &mut Slab, hasher: &Hasher, endpoint: &[u8]) -> u32 {
+        let position = self.census.len;
+        self.runs.grow(slab, position);
+        let (run, at) = self.runs.locate(position);
+        let stride = self.runs.shape.stride;
+        let columns = self.runs.columns_mut(slab, run);
+        columns.endpoints[at * stride..][..stride].copy_from_slice(endpoint);
+        columns.stamps[at] = 0;
+        self.census.len += 1;
+        let hash_of = |at| hasher.compact(self.runs.endpoint(slab, at));
+        self.index.insert(hash_of(position), position, hash_of);
+        position
+    }
+
+    /// Removes the peer at a position.
+    pub fn remove(&mut self, slab: &mut Slab, hasher: &Hasher, position: u32) {
+        LargeList { large: self, slab, hasher }.expel(position);
+        let last = self.census.len;
+        let hash_of = |at| hasher.compact(self.runs.endpoint(slab, at));
+        self.index.remove(hash_of(last), last, hash_of);
+        self.runs.shrink(slab, last);
+    }
+
+    /// The stamps of all peers, run by run, with the position of each run's first.
+    pub fn stamps<'a>(&'a self, slab: &'a Slab) -> impl Iterator<Item = (u32, &'a [u16])> {
+        (0..self.runs.blocks.len()).map(|run| self.runs.stamps(slab, run, self.census.len))
+    }
+
+    /// The age of the oldest peer.
+    #[must_use]
+    pub fn oldest_age(&self, slab: &Slab, now: u16) -> u16 {
+        self.stamps(slab).filter_map(|(_, stamps)| oldest_age(stamps, now)).max().unwrap_or(0)
+    }
+
+    /// A peer of that age, if there is one: the next after the last that was found.
+    #[must_use]
+    pub fn position_of_age(&mut self, slab: &Slab, now: u16, age: u16) -> Option<u32> {
+        let (first, at) = self.runs.locate(self.cursor.min(self.census.len - 1));
+        let count = self.runs.blocks.len();
+        // Once around, and the part before the cursor at last.
+        for step in 0..=count {
+            let run = (first + step) % count;
+            let (start, stamps) = self.runs.stamps(slab, run, self.census.len);
+            let from = if step == 0 { at } else { 0 };
+            let is = |&stamp: &u16| Clock::age(now, stamp) == age;
+            if let Some(found) = stamps[from..].iter().position(is) {
+                self.cursor = start + u32::try_from(from + found).expect("a position");
+                return Some(self.cursor);
+            }
+        }
+        None
+    }
+
+    /// Frees the runs. The list must not be used any more.
+    pub fn release(&mut self, slab: &mut Slab) {
+        for run in self.runs.blocks.drain(..) {
+            slab.free(run);
+        }
+    }
+
+    /// Panics unless every relation holds. For tests and the fuzzers.
+    pub fn check_invariants(&self, slab: &Slab, hasher: &Hasher) {
+        self.index.check_invariants(|at| hasher.compact(self.runs.endpoint(slab, at)));
+        let mut indexed: Vec<u32> = self.index.values().collect();
+        indexed.sort_unstable();
+        assert!(indexed.into_iter().eq(0..self.census.len));
+        let full = (self.runs.blocks.len() - 1) * self.runs.full();
+        let len = self.census.len as usize;
+        assert!(full < len && len <= full + self.runs.last_room);
+    }
+}
+
+/// A large list at work.
+pub struct LargeList<'a> {
+    /// The list.
+    pub large: &'a mut Large,
+    /// Where its runs are.
+    pub slab: &'a mut Slab,
+    /// Hashes its endpoints.
+    pub hasher: &'a Hasher,
+}
+
+impl List for LargeList<'_> {
+    fn census(&self) -> Census {
+        self.large.census
+    }
+
+    fn set_census(&mut self, census: Census) {
+        self.large.census = census;
+    }
+
+    fn stamp(&self, position: u32) -> u16 {
+        self.large.runs.stamp(self.slab, position)
+    }
+
+    fn set_stamp(&mut self, position: u32, stamp: u16) {
+        self.large.runs.set_stamp(self.slab, position, stamp);
+    }
+
+    fn set_id(&mut self, position: u32, id: &PeerId) {
+        if self.large.runs.shape.id_bytes == 0 {
+            return;
+        }
+        let (run, at) = self.large.runs.locate(position);
+        if let Some(kept) =
+            self.large.runs.columns_mut(self.slab, run).ids.as_chunks_mut().0.get_mut(at)
+        {
+            *kept = id.0;
+        }
+    }
+
+    fn mixes(&self, pick: u32) -> bool {
+        pick.is_multiple_of(MIXES_ONE_IN)
+    }
+
+    fn swap(&mut self, a: u32, b: u32) {
+        let hash = |list: &Self, at| list.hasher.compact(list.large.runs.endpoint(list.slab, at));
+        let (hash_a, hash_b) = (hash(self, a), hash(self, b));
+        // Three steps, since both entries may stand in one bucket under one tag.
+        self.large.index.replace(hash_a, a, u32::MAX);
+        self.large.index.replace(hash_b, b, a);
+        self.large.index.replace(hash_a, u32::MAX, b);
+
+        let ((run_a, at_a), (run_b, at_b)) = (self.large.runs.locate(a), self.large.runs.locate(b));
+        let (stride, id_bytes) = (self.large.runs.shape.stride, self.large.runs.shape.id_bytes);
+        let mut taken = Taken::default();
+        let columns = self.large.runs.columns(self.slab, run_a);
+        taken.endpoint[..stride].copy_from_slice(&columns.endpoints[at_a * stride..][..stride]);
+        taken.id[..id_bytes].copy_from_slice(&columns.ids[at_a * id_bytes..][..id_bytes]);
+        taken.stamp = columns.stamps[at_a];
+        let other =
+            taken.exchange(&mut self.large.runs.columns_mut(self.slab, run_b), at_b, stride);
+        let _ = other.exchange(&mut self.large.runs.columns_mut(self.slab, run_a), at_a, stride);
+    }
+}
+
+/// A peer out of its columns.
+#[derive(Clone, Copy, Default)]
+struct Taken {
+    endpoint: [u8; 18],
+    stamp: u16,
+    id: [u8; 20],
+}
+
+impl Taken {
+    /// Puts this peer into a position and returns the one that was there.
+    fn exchange(
+        mut self,
+        columns: &mut Columns<&mut [u8], &mut [u16]>,
+        at: usize,
+        stride: usize,
+    ) -> Self {
+        self.endpoint[..stride].swap_with_slice(&mut columns.endpoints[at * stride..][..stride]);
+        std::mem::swap(&mut self.stamp, &mut columns.stamps[at]);
+        if let Some(id) = columns.ids.as_chunks_mut().0.get_mut(at) {
+            std::mem::swap(&mut self.id, id);
+        }
+        self
+    }
+}

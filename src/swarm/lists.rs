@@ -1,0 +1,560 @@
+//! All peer lists of one core: the slab they lie in, and one way to use the small and the large.
+
+use super::hash::Hasher;
+use super::large::{Large, LargeList, Runs};
+use super::layout::{Clock, Columns, HEAD_BYTES, Head, SMALL_MAX, Shape, room};
+use super::peers::{Census, List, Refresh, Refreshed, oldest_age};
+use super::slab::{BLOCK_BYTES_MAX, Block, Class, Slab, Use};
+use super::small::{Small, census_of, position_of};
+use crate::limits::{ENDPOINT_V4_BYTES, ENDPOINT_V6_BYTES};
+use crate::wire::addr::{Endpoint, Family, Scope};
+use crate::wire::id::{InfoHash, PeerId};
+
+/// Peers of a large list at which it becomes small again; well below [`SMALL_MAX`], so that one
+/// peer cannot make it flap.
+const LARGE_MIN: u32 = 64;
+/// Peers that expire from one list at once; more have to wait, and the list is silent meanwhile.
+const EXPIRE_MAX: u32 = 4_096;
+
+const _: () = {
+    let widest = Shape::new(Family::V6, true).peer_bytes();
+    assert!(HEAD_BYTES + SMALL_MAX * widest <= BLOCK_BYTES_MAX);
+};
+
+/// The lists, each named by the block of its head.
+#[derive(Debug)]
+pub struct Lists {
+    /// Where they lie.
+    pub slab: Slab,
+    /// Hashes their endpoints.
+    pub hasher: Hasher,
+    larges: Vec<Option<Box<Large>>>,
+    vacant: Vec<u32>,
+    /// Bytes of heap of all large lists.
+    heap_bytes: usize,
+    keep_ids: bool,
+}
+
+impl Lists {
+    /// No lists; peer ids are kept in all of them or in none.
+    #[must_use]
+    pub const fn new(hasher: Hasher, keep_ids: bool) -> Self {
+        Self {
+            slab: Slab::new(),
+            hasher,
+            larges: Vec::new(),
+            vacant: Vec::new(),
+            heap_bytes: 0,
+            keep_ids,
+        }
+    }
+
+    /// Forgets all of them.
+    pub fn clear(&mut self) {
+        (self.slab, self.larges, self.vacant) = (Slab::new(), Vec::new(), Vec::new());
+        self.heap_bytes = 0;
+    }
+
+    /// Bytes held.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        let places = self.larges.capacity() * 8 + self.vacant.capacity() * 4;
+        self.slab.bytes() + self.heap_bytes + places
+    }
+
+    /// The head of a list.
+    #[must_use]
+    #[inline]
+    pub fn head(&self, list: Block) -> &Head {
+        bytemuck::from_bytes(self.slab.get(list, HEAD_BYTES))
+    }
+
+    /// The head of a list.
+    pub fn head_mut(&mut self, list: Block) -> &mut Head {
+        bytemuck::from_bytes_mut(self.slab.get_mut(list, HEAD_BYTES))
+    }
+
+    /// An empty list, in a block with room for one peer: the first of a swarm, which is on
+    /// probation then, or a further one.
+    pub fn create(
+        &mut self,
+        info_hash: &InfoHash,
+        family: Family,
+        scope: Scope,
+        first: bool,
+    ) -> Block {
+        let class = Class::of(HEAD_BYTES + self.shape(family).peer_bytes());
+        let list = self.slab.allocate(Use::Swarms, class);
+        let mut head = Head::new(info_hash, family, scope, class);
+        if !first {
+            head.set_further();
+        }
+        self.take_block(list, head);
+        list
+    }
+
+    /// Takes a swarm for real, of which this is the first list.
+    pub fn establish(&mut self, list: Block) {
+        if self.head(list).is_on_probation() {
+            self.slab.mark(list, false);
+            self.head_mut(list).set_established();
+        }
+    }
+
+    /// Frees a list with all its peers.
+    pub fn release(&mut self, list: Block) {
+        if self.head(list).is_large() {
+            let number = self.number(list);
+            let mut large = self.larges[number as usize].take().expect("a large list's");
+            self.heap_bytes -= large.heap_bytes();
+            large.release(&mut self.slab);
+            self.vacant.push(number);
+            if self.vacant.len() == self.larges.len() {
+                (self.larges, self.vacant) = (Vec::new(), Vec::new());
+            }
+        }
+        self.free_block(list);
+    }
+
+    /// How many are in a list.
+    #[must_use]
+    #[inline]
+    pub fn census(&self, list: Block) -> Census {
+        let head = self.head(list);
+        if head.is_large() { self.large(list).census } else { census_of(head) }
+    }
+
+    /// Where `endpoint` stands.
+    #[must_use]
+    pub fn find(&self, list: Block, endpoint: &Endpoint) -> Option<u32> {
+        let head = self.head(list);
+        debug_assert_eq!(head.family(), endpoint.family());
+        if head.is_large() {
+            return self.large(list).find(&self.slab, &self.hasher, endpoint);
+        }
+        let stride = endpoint.as_bytes().len();
+        let endpoints = &self.slab.tail(list)[HEAD_BYTES..][..usize::from(head.len) * stride];
+        match endpoint {
+            Endpoint::V4(wanted) => position_of(endpoints.as_chunks().0, wanted),
+            Endpoint::V6(wanted) => position_of(endpoints.as_chunks().0, wanted),
+        }
+    }
+
+    /// Applies an announce by the peer at `position`, which may have `joined` just now.
+    pub fn refresh(
+        &mut self,
+        list: Block,
+        (position, joined): (u32, bool),
+        announce: &Refresh<'_>,
+    ) -> Refreshed {
+        let head = self.head(list);
+        if head.is_large() {
+            self.large_mut(list).refresh(position, joined, announce)
+        } else if head.family() == Family::V4 {
+            self.small_mut::<ENDPOINT_V4_BYTES>(list).refresh(position, joined, announce)
+        } else {
+            self.small_mut::<ENDPOINT_V6_BYTES>(list).refresh(position, joined, announce)
+        }
+    }
+
+    /// Applies an announce by `endpoint` if it is in the list: the way of most announces.
+    #[inline]
+    pub fn refresh_known(
+        &mut self,
+        list: Block,
+        endpoint: &Endpoint,
+        announce: &Refresh<'_>,
+    ) -> Option<Refreshed> {
+        if self.head(list).is_large() {
+            let position = self.large(list).find(&self.slab, &self.hasher, endpoint)?;
+            return Some(self.large_mut(list).refresh(position, false, announce));
+        }
+        match endpoint {
+            Endpoint::V4(endpoint) => self.refresh_small(list, endpoint, announce),
+            Endpoint::V6(endpoint) => self.refresh_small(list, endpoint, announce),
+        }
+    }
+
+    #[inline]
+    fn refresh_small<const N: usize>(
+        &mut self,
+        list: Block,
+        endpoint: &[u8; N],
+        announce: &Refresh<'_>,
+    ) -> Option<Refreshed> {
+        let mut small = self.small_mut::<N>(list);
+        let position = small.find(endpoint)?;
+        Some(small.refresh(position, false, announce))
+    }
+
+    /// Appends a leecher with an empty stamp; returns where it stands. The list may move: `moved`
+    /// is told from where to where before the old block goes.
+    pub fn push(&mut self, list: &mut Block, endpoint: &Endpoint) -> u32 {
+        if !self.head(*list).is_large() {
+            let head = self.head(*list);
+            let (len, room) = (usize::from(head.len), self.room(head));
+            if len < room || len < SMALL_MAX {
+                if len == room {
+                    *list = self.resize(*list, len + 1);
+                }
+                match endpoint {
+                    Endpoint::V4(endpoint) => self.small_mut(*list).push(endpoint),
+                    Endpoint::V6(endpoint) => self.small_mut(*list).push(endpoint),
+                }
+                return u32::try_from(len).expect("a small list");
+            }
+            *list = self.make_large(*list);
+        }
+        let number = self.number(*list) as usize;
+        let large = self.larges[number].as_mut().expect("a large list's");
+        let before = large.heap_bytes();
+        let position = large.push(&mut self.slab, &self.hasher, endpoint.as_bytes());
+        self.heap_bytes = self.heap_bytes + large.heap_bytes() - before;
+        position
+    }
+
+    /// Removes the peer at a position. The list may move.
+    pub fn remove(&mut self, list: &mut Block, position: u32) {
+        if !self.head(*list).is_large() {
+            match self.head(*list).family() {
+                Family::V4 => self.small_mut::<ENDPOINT_V4_BYTES>(*list).expel(position),
+                Family::V6 => self.small_mut::<ENDPOINT_V6_BYTES>(*list).expel(position),
+            }
+            let head = self.head(*list);
+            let (len, room) = (usize::from(head.len), self.room(head));
+            // Some room may stay, lest a list that has found its size moves for ever.
+            if room > len + 1 + len / 4 && room > 1 {
+                *list = self.resize(*list, len.max(1));
+            }
+            return;
+        }
+        let number = self.number(*list) as usize;
+        let large = self.larges[number].as_mut().expect("a large list's");
+        let before = large.heap_bytes();
+        large.remove(&mut self.slab, &self.hasher, position);
+        let len = large.census.len;
+        self.heap_bytes = self.heap_bytes + large.heap_bytes() - before;
+        if len < LARGE_MIN {
+            *list = self.make_small(*list);
+        }
+    }
+
+    /// Removes peers that have expired, a bounded number. Returns how many, and the list may move.
+    pub fn expire(&mut self, list: &mut Block, now: u16, clock: Clock) -> u32 {
+        let census = self.census(*list);
+        if census.len == 0 || !clock.is_expired(now, self.head(*list).oldest) {
+            return 0;
+        }
+        let mut expired = 0;
+        // From the end, since a removal only changes what stands behind.
+        let mut position = census.len;
+        while position > 0 && expired < EXPIRE_MAX {
+            position -= 1;
+            if clock.is_expired(now, self.stamp(*list, position)) {
+                self.remove(list, position);
+                expired += 1;
+            }
+        }
+        self.renew_oldest(*list, now);
+        expired
+    }
+
+    /// The age of the oldest peer of a list, exactly.
+    #[must_use]
+    pub fn oldest_age(&self, list: Block, now: u16) -> u16 {
+        if self.head(list).is_large() {
+            self.large(list).oldest_age(&self.slab, now)
+        } else {
+            let (head, columns) = self.small(list);
+            oldest_age(&columns.stamps[..usize::from(head.len)], now).unwrap_or(0)
+        }
+    }
+
+    /// The peer of a list that announced longest ago, and its age.
+    pub fn oldest(&mut self, list: Block, now: u16) -> Option<(u32, u16)> {
+        if self.census(list).len == 0 {
+            return None;
+        }
+        if !self.head(list).is_large() {
+            let age = self.oldest_age(list, now);
+            let (head, columns) = self.small(list);
+            let stamps = &columns.stamps[..usize::from(head.len)];
+            let position = stamps.iter().position(|&stamp| Clock::age(now, stamp) == age)?;
+            return Some((u32::try_from(position).expect("a small list"), age));
+        }
+        // Nobody is older than what was the oldest the last time, so one of that age will do.
+        let bound = Clock::age(now, self.head(list).oldest);
+        let number = self.number(list) as usize;
+        let large = self.larges[number].as_mut().expect("a large list's");
+        if let Some(position) = large.position_of_age(&self.slab, now, bound) {
+            return Some((position, bound));
+        }
+        let age = large.oldest_age(&self.slab, now);
+        let position = large.position_of_age(&self.slab, now, age)?;
+        self.renew_oldest(list, now);
+        Some((position, age))
+    }
+
+    /// The stamp of the peer at a position.
+    #[must_use]
+    pub fn stamp(&self, list: Block, position: u32) -> u16 {
+        if self.head(list).is_large() {
+            self.large(list).runs.stamp(&self.slab, position)
+        } else {
+            self.small(list).1.stamps[position as usize]
+        }
+    }
+
+    /// The age of the newest peer of a list; of an empty one, since it is empty.
+    #[must_use]
+    pub fn newest_age(&self, list: Block, now: u16) -> u16 {
+        let head = self.head(list);
+        let ages = |stamps: &[u16]| stamps.iter().map(|&stamp| Clock::age(now, stamp)).min();
+        let newest = if head.is_large() {
+            self.large(list).stamps(&self.slab).filter_map(|(_, stamps)| ages(stamps)).min()
+        } else {
+            ages(&self.small(list).1.stamps[..usize::from(head.len)])
+        };
+        newest.unwrap_or_else(|| Clock::age(now, head.oldest))
+    }
+
+    /// The endpoints of a list.
+    #[must_use]
+    #[inline]
+    pub fn view(&self, list: Block) -> View<'_> {
+        let head = self.head(list);
+        if head.is_large() {
+            View::Far(&self.slab, &self.large(list).runs)
+        } else {
+            let stride = head.family().endpoint_bytes();
+            let endpoints = &self.slab.tail(list)[HEAD_BYTES..];
+            View::Near(&endpoints[..usize::from(head.len) * stride], stride)
+        }
+    }
+
+    /// The ids of the peers of a stretch that [`View::endpoints`] returned; none if they are not
+    /// kept.
+    #[must_use]
+    pub fn ids(&self, list: Block, from: u32, to: u32) -> &[PeerId] {
+        let head = self.head(list);
+        let Shape { id_bytes, .. } = self.shape(head.family());
+        let (columns, from, to) = if head.is_large() {
+            let runs = &self.large(list).runs;
+            let (run, at, end) = runs.stretch(from, to);
+            (runs.columns(&self.slab, run), at, end)
+        } else {
+            (self.small(list).1, from as usize, to as usize)
+        };
+        bytemuck::cast_slice(&columns.ids[from * id_bytes..to * id_bytes])
+    }
+
+    /// Tells the processor that an announce of `endpoint` to this list follows; its head has come.
+    /// Returns whether the list is large.
+    pub fn prefetch(&self, list: Block, endpoint: &Endpoint) -> bool {
+        let head = self.head(list);
+        if head.is_large() {
+            self.large(list).prefetch(&self.hasher, endpoint);
+            true
+        } else {
+            let bytes = HEAD_BYTES + self.room(head) * self.shape(head.family()).peer_bytes();
+            self.slab.prefetch(list, bytes.div_ceil(64));
+            false
+        }
+    }
+
+    /// Tells the processor what else of a large list that announce will read.
+    pub fn prefetch_peer(&self, list: Block, endpoint: &Endpoint) {
+        let head = self.head(list);
+        if head.is_large() && head.family() == endpoint.family() {
+            self.large(list).prefetch_peer(&self.slab, &self.hasher, endpoint);
+        }
+    }
+
+    /// Copies a small list's block, or the head of a large one's, to another of the same class.
+    pub fn relocate(&mut self, list: Block) -> Block {
+        let class = self.head(list).class();
+        let new = self.slab.allocate(Use::Swarms, class);
+        let (from, to) = self.slab.pair((list, class.bytes()), (new, class.bytes()));
+        to.copy_from_slice(from);
+        self.take_block(new, *self.head(list));
+        self.free_block(list);
+        new
+    }
+
+    fn renew_oldest(&mut self, list: Block, now: u16) {
+        if self.census(list).len > 0 {
+            let age = self.oldest_age(list, now);
+            self.head_mut(list).oldest = now.wrapping_sub(age);
+        }
+    }
+
+    fn shape(&self, family: Family) -> Shape {
+        Shape::new(family, self.keep_ids)
+    }
+
+    /// Peers that the block of a small list has room for.
+    fn room(&self, head: &Head) -> usize {
+        room(head, self.keep_ids)
+    }
+
+    fn small(&self, list: Block) -> (&Head, Columns<&[u8], &[u16]>) {
+        let head = self.head(list);
+        let (shape, room) = (self.shape(head.family()), self.room(head));
+        let bytes = self.slab.get(list, HEAD_BYTES + room * shape.peer_bytes());
+        (head, shape.columns(&bytes[HEAD_BYTES..], room))
+    }
+
+    #[inline]
+    fn small_mut<const N: usize>(&mut self, list: Block) -> Small<'_, N> {
+        Small::open(self.slab.tail_mut(list), self.keep_ids)
+    }
+
+    /// The number of a large list.
+    fn number(&self, list: Block) -> u32 {
+        let bytes = self.slab.get(list, HEAD_BYTES + size_of::<u32>());
+        *bytemuck::from_bytes(&bytes[HEAD_BYTES..])
+    }
+
+    fn large_mut(&mut self, list: Block) -> LargeList<'_> {
+        let number = self.number(list) as usize;
+        let large = self.larges[number].as_mut().expect("a large list's");
+        LargeList { large, slab: &mut self.slab, hasher: &self.hasher }
+    }
+
+    #[inline]
+    fn large(&self, list: Block) -> &Large {
+        self.larges[self.number(list) as usize].as_ref().expect("a large list's")
+    }
+
+    /// Moves a small list to a block with room for `room` peers.
+    fn resize(&mut self, list: Block, room: usize) -> Block {
+        let head = *self.head(list);
+        let (shape, len) = (self.shape(head.family()), usize::from(head.len));
+        let class = Class::of(HEAD_BYTES + room * shape.peer_bytes());
+        if class == head.class() {
+            return list;
+        }
+        let new = self.slab.allocate(Use::Swarms, class);
+        self.take_block(new, head);
+        self.head_mut(new).set_class(class);
+        let rooms = (self.room(&head), self.room(self.head(new)));
+        let bytes = |room| HEAD_BYTES + room * shape.peer_bytes();
+        let (from, to) = self.slab.pair((list, bytes(rooms.0)), (new, bytes(rooms.1)));
+        let from = shape.columns(&from[HEAD_BYTES..], rooms.0);
+        shape.copy(&from, &mut shape.columns_mut(&mut to[HEAD_BYTES..], rooms.1), len);
+        self.free_block(list);
+        new
+    }
+
+    fn make_large(&mut self, list: Block) -> Block {
+        let head = *self.head(list);
+        let (shape, room) = (self.shape(head.family()), self.room(&head));
+        let mut large = Large::new(&mut self.slab, shape, room + room / 4);
+        large.fill(&mut self.slab, &self.hasher, (list, HEAD_BYTES, room), census_of(&head));
+        self.heap_bytes += large.heap_bytes();
+
+        let class = Class::of(HEAD_BYTES + size_of::<u32>());
+        let new = self.slab.allocate(Use::Swarms, class);
+        self.take_block(new, head);
+        let new_head = self.head_mut(new);
+        (new_head.len, new_head.seeders, new_head.partial) = (0, 0, 0);
+        new_head.set_class(class);
+        new_head.set_large(true);
+        let number = self.vacant.pop().unwrap_or_else(|| {
+            self.larges.push(None);
+            u32::try_from(self.larges.len() - 1).expect("far fewer than peers")
+        });
+        self.larges[number as usize] = Some(Box::new(large));
+        let bytes = self.slab.get_mut(new, HEAD_BYTES + size_of::<u32>());
+        *bytemuck::from_bytes_mut(&mut bytes[HEAD_BYTES..]) = number;
+        self.free_block(list);
+        new
+    }
+
+    fn make_small(&mut self, list: Block) -> Block {
+        let (head, number) = (*self.head(list), self.number(list) as usize);
+        let census = self.large(list).census;
+        let small = |count: u32| u8::try_from(count).expect("below LARGE_MIN");
+        let (shape, len) = (self.shape(head.family()), census.len as usize);
+        let class = Class::of(HEAD_BYTES + (len + len / 8).max(1) * shape.peer_bytes());
+        let new = self.slab.allocate(Use::Swarms, class);
+        self.take_block(new, head);
+        let new_head = self.head_mut(new);
+        new_head.set_class(class);
+        new_head.set_large(false);
+        (new_head.len, new_head.seeders) = (small(census.len), small(census.seeders));
+        new_head.partial = small(census.partial);
+        let room = self.room(self.head(new));
+        let large = self.larges[number].as_ref().expect("a large list's");
+        large.pour(&mut self.slab, (new, HEAD_BYTES, room));
+        self.release(list);
+        new
+    }
+
+    /// Puts a head into a new block.
+    fn take_block(&mut self, list: Block, head: Head) {
+        *self.head_mut(list) = head;
+        if head.is_on_probation() {
+            self.slab.mark(list, true);
+        }
+    }
+
+    fn free_block(&mut self, list: Block) {
+        if self.head(list).is_on_probation() {
+            self.slab.mark(list, false);
+        }
+        self.head_mut(list).set_free();
+        self.slab.free(list);
+    }
+
+    /// Panics unless every relation of a list holds. For tests and the fuzzers.
+    pub fn check_list(&self, list: Block, now: u16) {
+        let (head, census) = (self.head(list), self.census(list));
+        let mut partial = 0;
+        for position in 0..census.len {
+            let stamp = self.stamp(list, position);
+            let is_partial = stamp & super::layout::PARTIAL != 0;
+            assert!(!is_partial || position >= census.seeders);
+            partial += u32::from(is_partial);
+            assert!(Clock::age(now, stamp) <= Clock::age(now, head.oldest));
+        }
+        assert!(census.seeders <= census.len);
+        assert_eq!(partial, census.partial);
+        if head.is_large() {
+            assert!(census.len >= LARGE_MIN);
+            self.large(list).check_invariants(&self.slab, &self.hasher);
+        } else {
+            assert!(census.len as usize <= self.room(head));
+        }
+    }
+
+    /// Panics unless what is counted over all lists is right. For tests and the fuzzers.
+    pub fn check_invariants(&self) {
+        self.slab.check_invariants();
+        let heap: usize = self.larges.iter().flatten().map(|large| large.heap_bytes()).sum();
+        assert_eq!(heap, self.heap_bytes);
+        let vacant = self.larges.iter().filter(|large| large.is_none()).count();
+        assert_eq!(vacant, self.vacant.len());
+    }
+}
+
+/// The endpoints of a list, wherever they are.
+#[derive(Clone, Copy, Debug)]
+pub enum View<'a> {
+    /// In one piece, each so long.
+    Near(&'a [u8], usize),
+    /// In runs.
+    Far(&'a Slab, &'a Runs),
+}
+
+impl<'a> View<'a> {
+    /// The endpoints of `from..to`, as far as they lie side by side, and where that ends.
+    #[must_use]
+    #[inline]
+    pub fn endpoints(self, from: u32, to: u32) -> (&'a [u8], u32) {
+        match self {
+            Self::Near(all, stride) => (&all[from as usize * stride..to as usize * stride], to),
+            Self::Far(slab, runs) => runs.endpoints(slab, from, to),
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Making room: which swarms go when the budget is full.
+//!
+//! What counts against the budget are spans and tables, real memory. A hand goes over the spans.
+//! First it takes those where swarms on probation are many, and removes these: so a flood of
+//! invented hashes displaces itself and not the swarms that people use. When there are none, it
+//! takes spans of the smallest swarms that are common and removes the half that was announced to
+//! longest ago. What is left of such a span moves into the gaps of others of its class, so that
+//! whole spans become free for any class.
+
+use super::SwarmStore;
+use super::slab::{Block, SPAN_BYTES, Slab};
+use crate::time::Seconds;
+
+/// Bytes that one announce may need at the most: blocks of three classes, and a table that grows.
+const RESERVE_BYTES: usize = 4 * SPAN_BYTES;
+/// Spans that one announce clears at the most; the next goes on.
+const SPANS_PER_CALL: u32 = 8;
+
+/// Who goes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Victims {
+    /// Swarms on probation.
+    OnProbation,
+    /// These, and the half of the others that was announced to longest ago.
+    OlderHalf,
+}
+
+impl SwarmStore {
+    /// Removes whole swarms, the least valuable first, until an announce fits into the budget.
+    pub(super) fn make_room(&mut self, now: Seconds) {
+        if self.swarms.bytes() + RESERVE_BYTES > self.bounds.memory_bytes {
+            self.clear_spans(now);
+        }
+    }
+
+    #[cold]
+    fn clear_spans(&mut self, now: Seconds) {
+        let now = self.clock.stamp(now);
+        for _ in 0..SPANS_PER_CALL {
+            let Some((span, victims)) = self.choose_span() else { return };
+            self.clear_span(now, span, victims);
+            if self.swarms.bytes() + RESERVE_BYTES <= self.bounds.memory_bytes {
+                return;
+            }
+        }
+    }
+
+    /// The next span that swarms should leave, and which of them.
+    fn choose_span(&mut self) -> Option<(usize, Victims)> {
+        let slab = &self.swarms.lists.slab;
+        let spans = slab.spans();
+        let from = self.hand;
+        let mut next = |is: &dyn Fn(usize) -> bool| {
+            let found = (1..=spans).map(|step| (from + step) % spans).find(|&span| is(span))?;
+            self.hand = found;
+            Some(found)
+        };
+        if slab.marked() > 0 {
+            let many = |span| {
+                slab.population(span).is_some_and(|(used, marked)| marked > 0 && marked >= used / 4)
+            };
+            if let Some(span) = next(&many) {
+                return Some((span, Victims::OnProbation));
+            }
+        }
+        let all: usize = Slab::classes().map(|class| slab.spans_of(class)).sum();
+        let common = Slab::classes().find(|&class| slab.spans_of(class) > all / 16)?;
+        Some((next(&|span| slab.class(span) == Some(common))?, Victims::OlderHalf))
+    }
+
+    /// Removes swarms from a span, and moves what is left to others of its class if it fits there.
+    fn clear_span(&mut self, now: u16, span: usize, victims: Victims) {
+        let slab = &self.swarms.lists.slab;
+        let Some(class) = slab.class(span) else { return };
+        let blocks: Vec<Block> = slab.blocks(span).collect();
+        for &block in &blocks {
+            if self.is_swarm(block) && self.swarms.lists.head(block).is_on_probation() {
+                self.evict(block);
+            }
+        }
+        if victims == Victims::OlderHalf {
+            self.evict_older_half(now, &blocks);
+        }
+        let slab = &mut self.swarms.lists.slab;
+        let Some((used, _)) = slab.population(span) else { return };
+        let used = usize::from(used);
+        if slab.room_besides(class, span, used) >= used && slab.use_last(span) {
+            for block in blocks {
+                // Its span may be given up with the last.
+                let lists = &self.swarms.lists;
+                if lists.slab.class(span) == Some(class) && lists.head(block).is_used() {
+                    self.swarms.relocate(block);
+                }
+            }
+        }
+    }
+
+    fn evict_older_half(&mut self, now: u16, blocks: &[Block]) {
+        let lists = &self.swarms.lists;
+        let mut swarms: Vec<(u16, Block)> = blocks
+            .iter()
+            .filter(|&&block| self.is_swarm(block))
+            .map(|&block| (lists.newest_age(block, now), block))
+            .collect();
+        // Heads of large lists are as small as single peers' swarms, and the last that should go.
+        if swarms.iter().any(|&(_, swarm)| !lists.head(swarm).is_large()) {
+            swarms.retain(|&(_, swarm)| !lists.head(swarm).is_large());
+        }
+        swarms.sort_unstable_by_key(|&(age, _)| std::cmp::Reverse(age));
+        for &(_, swarm) in &swarms[..swarms.len().div_ceil(2)] {
+            if self.is_swarm(swarm) {
+                self.evict(swarm);
+            }
+        }
+    }
+
+    /// Whether a block of a span that was used for swarms still is the first list of one.
+    fn is_swarm(&self, block: Block) -> bool {
+        let lists = &self.swarms.lists;
+        if lists.slab.class(block.span()).is_none() {
+            return false;
+        }
+        let head = lists.head(block);
+        head.is_used() && head.is_first()
+    }
+
+    fn evict(&mut self, swarm: Block) {
+        let peers = self.remove_swarm(swarm);
+        self.totals.evicted_peers += u64::from(peers);
+        self.totals.evicted_swarms += 1;
+    }
+}

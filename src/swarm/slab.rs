@@ -1,0 +1,604 @@
+//! Memory in blocks of size classes.
+//!
+//! ```text
+//! pages   2 MiB, from the kernel     | span | span | ...                      32 spans
+//! span    64 KiB, of one class       | block | block | block | ...
+//! block   44 bytes to 8 KiB          one swarm with its peers, or a run of a long list
+//! ```
+//!
+//! A block is named by a number and never moves by itself. Freed blocks are used again first; a
+//! span whose blocks are all free serves any class; pages whose spans are all free go back to the
+//! kernel. What a slab holds is counted in spans, so that the budget is about real memory.
+
+use std::num::NonZeroU32;
+
+use super::machine::{PAGES_BYTES, Pages, prefetch};
+
+/// Bytes of a span.
+pub const SPAN_BYTES: usize = 64 * 1_024;
+/// Spans of one piece of pages.
+const SPANS_PER_PAGES: usize = PAGES_BYTES / SPAN_BYTES;
+/// Blocks are named in units of so many bytes: the alignment of what they hold.
+const UNIT: usize = 4;
+/// Units of a span, a power of two.
+const SPAN_UNITS: usize = SPAN_BYTES / UNIT;
+/// Bytes of the largest block.
+pub const BLOCK_BYTES_MAX: usize = 8_192;
+/// Size classes: steps of 8 bytes first, of which a peer of IPv4 takes one, then eight classes to
+/// every doubling, so that an eighth is lost at the most.
+pub const CLASSES: usize = 60;
+/// The end of a list of spans.
+const NONE: u32 = u32::MAX;
+
+/// A block. Valid until it is freed.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Block(NonZeroU32);
+
+impl Block {
+    fn new(span: usize, offset: usize) -> Self {
+        let number = span * SPAN_UNITS + offset / UNIT + 1;
+        let number = u32::try_from(number).expect("the budget is below 16 GiB");
+        Self(NonZeroU32::new(number).expect("a position plus one"))
+    }
+
+    /// As a number that is never 0.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0.get()
+    }
+
+    /// The block of a number; `None` for 0.
+    #[must_use]
+    pub const fn from_number(number: u32) -> Option<Self> {
+        match NonZeroU32::new(number) {
+            Some(number) => Some(Self(number)),
+            None => None,
+        }
+    }
+
+    fn units(self) -> usize {
+        self.0.get() as usize - 1
+    }
+
+    /// The span it lies in.
+    #[must_use]
+    pub fn span(self) -> usize {
+        self.units() / SPAN_UNITS
+    }
+}
+
+/// The size of a block, as the number of its class.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Class(u8);
+
+const SIZES: [u16; CLASSES] = {
+    let mut sizes = [0; CLASSES];
+    let (mut class, mut size, mut step) = (0, 44_u16, 8);
+    while class < CLASSES {
+        sizes[class] = size;
+        class += 1;
+        if size >= 128 && size + step >= 16 * step {
+            step *= 2;
+            // From here on whole steps, so that a run of 1,024 peers fits exactly.
+            size = size.next_multiple_of(step) - step;
+        }
+        size += step;
+    }
+    sizes
+};
+
+/// Bytes of the blocks of a class by its number.
+#[must_use]
+pub const fn class_bytes(number: usize) -> usize {
+    SIZES[number] as usize
+}
+
+impl Class {
+    /// The smallest block of at least `bytes`.
+    ///
+    /// # Panics
+    /// If no block is that large.
+    #[must_use]
+    pub fn of(bytes: usize) -> Self {
+        let class = SIZES.partition_point(|&size| usize::from(size) < bytes);
+        assert!(class < CLASSES, "{bytes} bytes are too many for a block");
+        Self(u8::try_from(class).expect("classes are few"))
+    }
+
+    /// Bytes of its blocks.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        usize::from(SIZES[usize::from(self.0)])
+    }
+
+    /// As a number.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+
+    /// The class of a number that [`Class::number`] made.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Self {
+        Self(number)
+    }
+
+    fn per_span(self) -> u16 {
+        u16::try_from(SPAN_BYTES / self.bytes()).expect("a block has 44 bytes at least")
+    }
+}
+
+/// What the blocks of a span hold.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Use {
+    /// Swarms, or parts of them, which can be told from free blocks by looking at them.
+    Swarms = 0,
+    /// Runs of long lists.
+    Runs = 1,
+}
+
+/// What is known of a span.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    class: Class,
+    usage: Use,
+    /// Whether it has a class at all.
+    in_use: bool,
+    /// Blocks in use.
+    used: u16,
+    /// Blocks that have been in use: those behind them were never touched.
+    fresh: u16,
+    /// The first of the freed blocks, plus one; each holds the next in its first two bytes.
+    freed: u16,
+    /// Blocks that its user has marked: swarms on probation.
+    marked: u16,
+    /// Neighbours among the spans of its class that have room.
+    before: u32,
+    after: u32,
+}
+
+const UNUSED: Span = Span {
+    class: Class(0),
+    usage: Use::Swarms,
+    in_use: false,
+    used: 0,
+    fresh: 0,
+    freed: 0,
+    marked: 0,
+    before: NONE,
+    after: NONE,
+};
+
+/// Blocks of all classes.
+#[derive(Debug)]
+pub struct Slab {
+    /// `None` where pages went back to the kernel: block numbers stay valid.
+    pages: Vec<Option<Pages>>,
+    /// [`SPANS_PER_PAGES`] for each of `pages`.
+    spans: Vec<Span>,
+    /// For each use and class, the first span that has room.
+    with_room: [[u32; CLASSES]; 2],
+    /// Spans in use, by use and class.
+    in_use: [[u32; CLASSES]; 2],
+    /// Spans in use.
+    spans_in_use: usize,
+    /// Pages mapped.
+    pages_held: usize,
+    /// Blocks marked.
+    marked: usize,
+}
+
+impl Slab {
+    /// Holds nothing.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            pages: Vec::new(),
+            spans: Vec::new(),
+            with_room: [[NONE; CLASSES]; 2],
+            in_use: [[0; CLASSES]; 2],
+            spans_in_use: 0,
+            pages_held: 0,
+            marked: 0,
+        }
+    }
+
+    /// Bytes of spans in use.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.spans_in_use * SPAN_BYTES
+    }
+
+    /// Spans that there are, in use or not: their numbers are below.
+    #[must_use]
+    pub const fn spans(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// What lies behind the beginning of a block: the block, and others.
+    #[must_use]
+    #[inline]
+    pub fn tail(&self, block: Block) -> &[u8] {
+        let (pages, at) = self.locate(block);
+        &self.pages[pages].as_ref().expect("a block in use")[at..]
+    }
+
+    /// What lies behind the beginning of a block: the block, and others.
+    #[inline]
+    pub fn tail_mut(&mut self, block: Block) -> &mut [u8] {
+        let (pages, at) = self.locate(block);
+        &mut self.pages[pages].as_mut().expect("a block in use")[at..]
+    }
+
+    /// The first `len` bytes of a block.
+    #[must_use]
+    #[inline]
+    pub fn get(&self, block: Block, len: usize) -> &[u8] {
+        let (pages, at) = self.locate(block);
+        &self.pages[pages].as_ref().expect("a block in use")[at..at + len]
+    }
+
+    /// The first `len` bytes of a block.
+    #[inline]
+    pub fn get_mut(&mut self, block: Block, len: usize) -> &mut [u8] {
+        let (pages, at) = self.locate(block);
+        &mut self.pages[pages].as_mut().expect("a block in use")[at..at + len]
+    }
+
+    /// The beginnings of two different blocks, the second to be written to.
+    pub fn pair(
+        &mut self,
+        (from, from_len): (Block, usize),
+        (to, to_len): (Block, usize),
+    ) -> (&[u8], &mut [u8]) {
+        let ((from_pages, from_at), (to_pages, to_at)) = (self.locate(from), self.locate(to));
+        if from_pages == to_pages {
+            let pages = self.pages[from_pages].as_mut().expect("a block in use");
+            let (low, high) = pages.split_at_mut(from_at.max(to_at));
+            return if from_at < to_at {
+                (&low[from_at..from_at + from_len], &mut high[..to_len])
+            } else {
+                (&high[..from_len], &mut low[to_at..to_at + to_len])
+            };
+        }
+        let two = self.pages.get_disjoint_mut([from_pages, to_pages]).expect("two pages");
+        let [from_pages, to_pages] = two.map(|pages| pages.as_mut().expect("a block in use"));
+        (&from_pages[from_at..from_at + from_len], &mut to_pages[to_at..to_at + to_len])
+    }
+
+    /// Tells the processor that the first `lines` cache lines of a block are wanted soon.
+    pub fn prefetch(&self, block: Block, lines: usize) {
+        let (pages, at) = self.locate(block);
+        if let Some(Some(pages)) = self.pages.get(pages) {
+            for line in 0..lines {
+                if let Some(byte) = pages.get(at + 64 * line) {
+                    prefetch(byte);
+                }
+            }
+        }
+    }
+
+    /// A block, with whatever was in it before.
+    pub fn allocate(&mut self, usage: Use, class: Class) -> Block {
+        let list = self.with_room[usage as usize][usize::from(class.0)];
+        let number = if list == NONE { self.open_span(usage, class) } else { list as usize };
+        let span = self.spans[number];
+        let (index, next) = if span.freed == 0 {
+            (span.fresh, 0)
+        } else {
+            let index = span.freed - 1;
+            let block = Block::new(number, usize::from(index) * class.bytes());
+            let next: [u8; 2] = self.get(block, 2).try_into().expect("two bytes");
+            (index, u16::from_be_bytes(next))
+        };
+        let span = &mut self.spans[number];
+        span.used += 1;
+        span.fresh = span.fresh.max(index + 1);
+        span.freed = next;
+        if span.used == class.per_span() {
+            self.unlink(number);
+        }
+        Block::new(number, usize::from(index) * class.bytes())
+    }
+
+    /// Takes a block back. Its first two bytes are the slab's from now on; the rest is left alone.
+    pub fn free(&mut self, block: Block) {
+        let number = block.span();
+        let Span { class, used, freed, in_use, .. } = self.spans[number];
+        debug_assert!(in_use && used > 0);
+        let index = (block.units() % SPAN_UNITS) * UNIT / class.bytes();
+        self.get_mut(block, 2).copy_from_slice(&freed.to_be_bytes());
+        let span = &mut self.spans[number];
+        span.freed = u16::try_from(index + 1).expect("blocks of a span are few");
+        span.used -= 1;
+        if span.used == 0 {
+            self.close_span(number);
+        } else if span.used + 1 == class.per_span() {
+            self.link(number);
+        }
+    }
+
+    /// Counts a block as marked, or no longer.
+    pub fn mark(&mut self, block: Block, marked: bool) {
+        let span = &mut self.spans[block.span()];
+        if marked {
+            span.marked += 1;
+            self.marked += 1;
+        } else {
+            span.marked -= 1;
+            self.marked -= 1;
+        }
+    }
+
+    /// The block at `index` of a span, if it is or was once in use, and the span is used for
+    /// swarms.
+    #[must_use]
+    pub fn block(&self, span: usize, index: usize) -> Option<Block> {
+        let known = self.spans.get(span).filter(|span| {
+            span.in_use && span.usage == Use::Swarms && index < usize::from(span.fresh)
+        })?;
+        Some(Block::new(span, index * known.class.bytes()))
+    }
+
+    /// The blocks of a span that are, or were once, in use, if it is used for swarms.
+    pub fn blocks(&self, span: usize) -> impl Iterator<Item = Block> + use<> {
+        let known = self.spans.get(span).filter(|span| span.in_use && span.usage == Use::Swarms);
+        let (fresh, bytes) = known.map_or((0, 1), |span| (span.fresh, span.class.bytes()));
+        (0..usize::from(fresh)).map(move |index| Block::new(span, index * bytes))
+    }
+
+    /// Blocks in use and blocks marked, of a span that is used for swarms.
+    #[must_use]
+    pub fn population(&self, span: usize) -> Option<(u16, u16)> {
+        let span = self.spans.get(span)?;
+        (span.in_use && span.usage == Use::Swarms).then_some((span.used, span.marked))
+    }
+
+    /// Blocks marked.
+    #[must_use]
+    pub const fn marked(&self) -> usize {
+        self.marked
+    }
+
+    /// The class of a span, if it is in use for swarms.
+    #[must_use]
+    pub fn class(&self, span: usize) -> Option<Class> {
+        let span = self.spans.get(span)?;
+        (span.in_use && span.usage == Use::Swarms).then_some(span.class)
+    }
+
+    /// Spans in use for swarms of a class.
+    #[must_use]
+    pub fn spans_of(&self, class: Class) -> usize {
+        self.in_use[Use::Swarms as usize][usize::from(class.0)] as usize
+    }
+
+    /// Every class, the smallest first.
+    pub fn classes() -> impl Iterator<Item = Class> {
+        (0..CLASSES).filter_map(|class| u8::try_from(class).ok()).map(Class)
+    }
+
+    /// Free blocks in the spans of a class, as far as `enough`, without those of one span.
+    #[must_use]
+    pub fn room_besides(&self, class: Class, besides: usize, enough: usize) -> usize {
+        let mut at = self.with_room[Use::Swarms as usize][usize::from(class.0)];
+        let mut room = 0;
+        while at != NONE && room < enough {
+            let span = self.spans[at as usize];
+            if at as usize != besides {
+                room += usize::from(class.per_span() - span.used);
+            }
+            at = span.after;
+        }
+        room
+    }
+
+    /// Lets a span be the last of its class from which blocks are taken. Returns whether it is: a
+    /// full one is not among them.
+    pub fn use_last(&mut self, span: usize) -> bool {
+        let Span { class, usage, used, .. } = self.spans[span];
+        if used == class.per_span() {
+            return false;
+        }
+        let mut last = self.with_room[usage as usize][usize::from(class.0)];
+        while self.spans[last as usize].after != NONE {
+            last = self.spans[last as usize].after;
+        }
+        if last as usize != span {
+            self.unlink(span);
+            let number = u32::try_from(span).expect("spans are few");
+            self.spans[last as usize].after = number;
+            self.spans[span].before = last;
+            self.spans[span].after = NONE;
+        }
+        true
+    }
+
+    #[inline]
+    fn locate(&self, block: Block) -> (usize, usize) {
+        let units = block.units();
+        (units / (SPANS_PER_PAGES * SPAN_UNITS), units % (SPANS_PER_PAGES * SPAN_UNITS) * UNIT)
+    }
+
+    /// Gives a free span a class.
+    fn open_span(&mut self, usage: Use, class: Class) -> usize {
+        let number = self.free_span();
+        self.spans[number] = Span { class, usage, in_use: true, ..UNUSED };
+        self.in_use[usage as usize][usize::from(class.0)] += 1;
+        self.spans_in_use += 1;
+        self.link(number);
+        number
+    }
+
+    /// A span that is free, of the pages that have the fewest such, so that others empty.
+    fn free_span(&mut self) -> usize {
+        if self.spans_in_use < self.pages_held * SPANS_PER_PAGES {
+            let mut best = (usize::MAX, 0);
+            for (index, spans) in self.spans.chunks_exact(SPANS_PER_PAGES).enumerate() {
+                let free = spans.iter().filter(|span| !span.in_use).count();
+                if self.pages[index].is_some() && free > 0 && free < best.0 {
+                    best = (free, index);
+                }
+            }
+            let first = best.1 * SPANS_PER_PAGES;
+            let free = (first..first + SPANS_PER_PAGES).find(|&span| !self.spans[span].in_use);
+            return free.expect("counted");
+        }
+        self.pages_held += 1;
+        if let Some(hole) = self.pages.iter().position(Option::is_none) {
+            self.pages[hole] = Some(Pages::new());
+            return hole * SPANS_PER_PAGES;
+        }
+        self.pages.push(Some(Pages::new()));
+        self.spans.resize(self.pages.len() * SPANS_PER_PAGES, UNUSED);
+        self.spans.len() - SPANS_PER_PAGES
+    }
+
+    /// Takes the class from a span without blocks in use; empty pages go back.
+    fn close_span(&mut self, number: usize) {
+        let Span { class, usage, marked, .. } = self.spans[number];
+        debug_assert_eq!(marked, 0);
+        if class.per_span() > 1 {
+            self.unlink(number);
+        }
+        self.spans[number] = UNUSED;
+        self.in_use[usage as usize][usize::from(class.0)] -= 1;
+        self.spans_in_use -= 1;
+        let index = number / SPANS_PER_PAGES;
+        let first = index * SPANS_PER_PAGES;
+        let empty = self.spans[first..first + SPANS_PER_PAGES].iter().all(|span| !span.in_use);
+        // One spare piece is kept, lest a load on the border maps and unmaps for ever.
+        let spare = self.pages_held * SPANS_PER_PAGES - self.spans_in_use;
+        if empty && (spare >= 2 * SPANS_PER_PAGES || self.spans_in_use == 0) {
+            self.pages[index] = None;
+            self.pages_held -= 1;
+        }
+        if self.spans_in_use == 0 {
+            (self.pages, self.spans, self.pages_held) = (Vec::new(), Vec::new(), 0);
+        }
+    }
+
+    fn link(&mut self, number: usize) {
+        let Span { class, usage, .. } = self.spans[number];
+        let first = &mut self.with_room[usage as usize][usize::from(class.0)];
+        let at = u32::try_from(number).expect("spans are few");
+        let after = std::mem::replace(first, at);
+        self.spans[number].before = NONE;
+        self.spans[number].after = after;
+        if after != NONE {
+            self.spans[after as usize].before = at;
+        }
+    }
+
+    fn unlink(&mut self, number: usize) {
+        let Span { class, usage, before, after, .. } = self.spans[number];
+        if before == NONE {
+            self.with_room[usage as usize][usize::from(class.0)] = after;
+        } else {
+            self.spans[before as usize].after = after;
+        }
+        if after != NONE {
+            self.spans[after as usize].before = before;
+        }
+    }
+
+    /// Panics unless every relation holds. For tests and the fuzzers.
+    pub fn check_invariants(&self) {
+        assert_eq!(self.spans.len(), self.pages.len() * SPANS_PER_PAGES);
+        assert_eq!(self.pages.iter().flatten().count(), self.pages_held);
+        let in_use = self.spans.iter().filter(|span| span.in_use).count();
+        assert_eq!(in_use, self.spans_in_use);
+        let marked: usize = self.spans.iter().map(|span| usize::from(span.marked)).sum();
+        assert_eq!(marked, self.marked);
+        let mut linked = 0;
+        for (usage, class) in
+            [Use::Swarms, Use::Runs].into_iter().flat_map(|u| Self::classes().map(move |c| (u, c)))
+        {
+            let of = |span: &&Span| span.in_use && (span.usage, span.class) == (usage, class);
+            let count = self.spans.iter().filter(of).count();
+            assert_eq!(self.in_use[usage as usize][usize::from(class.0)] as usize, count);
+            let (mut before, mut at) = (NONE, self.with_room[usage as usize][usize::from(class.0)]);
+            while at != NONE {
+                let span = self.spans[at as usize];
+                assert!(span.in_use && (span.usage, span.class) == (usage, class));
+                assert!(span.used < class.per_span());
+                assert_eq!(span.before, before);
+                (before, at) = (at, span.after);
+                linked += 1;
+            }
+        }
+        let has_room = |span: &&Span| span.in_use && span.used < span.class.per_span();
+        assert_eq!(self.spans.iter().filter(has_room).count(), linked);
+        for (number, span) in self.spans.iter().enumerate().filter(|(_, span)| span.in_use) {
+            assert!(span.used > 0 && span.used <= span.fresh && span.marked <= span.used);
+            let (mut freed, mut next) = (0, span.freed);
+            while next != 0 {
+                let block = Block::new(number, usize::from(next - 1) * span.class.bytes());
+                next = u16::from_be_bytes(self.get(block, 2).try_into().expect("two bytes"));
+                freed += 1;
+            }
+            assert_eq!(span.used + freed, span.fresh);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::rng::Rng;
+
+    #[test]
+    fn classes_rise_by_eight_bytes_first_and_by_an_eighth_later() {
+        assert_eq!(SIZES[..13], [44, 52, 60, 68, 76, 84, 92, 100, 108, 116, 124, 132, 144]);
+        for sizes in SIZES.windows(2) {
+            let (small, large) = (usize::from(sizes[0]), usize::from(sizes[1]));
+            assert!(large > small && large % UNIT == 0);
+            assert!(large - small <= (small / 7).max(12), "{small} to {large}");
+        }
+        assert_eq!(usize::from(SIZES[CLASSES - 1]), BLOCK_BYTES_MAX);
+        for bytes in 1..=BLOCK_BYTES_MAX {
+            let class = Class::of(bytes);
+            assert!(class.bytes() >= bytes);
+            let number = usize::from(class.number());
+            assert!(number == 0 || usize::from(SIZES[number - 1]) < bytes);
+        }
+        for exact in [8_192, 5_120, 7_168] {
+            assert_eq!(Class::of(exact).bytes(), exact);
+        }
+    }
+
+    #[test]
+    fn blocks_keep_what_is_in_them_and_memory_goes_back() {
+        let (mut rng, mut slab) = (Rng::new(5), Slab::new());
+        let mut held = BTreeMap::new();
+        for step in 0..60_000_u32 {
+            let growing = step / 15_000 % 2 == 0;
+            if rng.below(100) < if growing { 60 } else { 30 } {
+                let usage = if rng.below(4) == 0 { Use::Runs } else { Use::Swarms };
+                let class =
+                    Class::of(1 + rng.below(if step % 64 == 0 { 8_192 } else { 200 }) as usize);
+                let block = slab.allocate(usage, class);
+                slab.get_mut(block, class.bytes()).fill(step.to_be_bytes()[3]);
+                assert!(held.insert(block, (class, step.to_be_bytes()[3])).is_none());
+            } else if let Some((&block, _)) =
+                held.range(Block::from_number(1 + rng.below(1 << 20)).expect("above 0")..).next()
+            {
+                let (class, byte) = held.remove(&block).expect("found");
+                assert!(slab.get(block, class.bytes()).iter().all(|&other| other == byte));
+                slab.free(block);
+            }
+            if step % 4_096 == 0 {
+                slab.check_invariants();
+            }
+        }
+        for (block, (class, byte)) in held {
+            assert!(slab.get(block, class.bytes()).iter().all(|&other| other == byte));
+            slab.free(block);
+        }
+        slab.check_invariants();
+        assert_eq!((slab.bytes(), slab.pages.len()), (0, 0));
+    }
+}

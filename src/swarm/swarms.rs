@@ -1,0 +1,217 @@
+//! `InfoHash` to swarm: the index, and the lists of one swarm.
+//!
+//! A swarm is named by the block of its first list. Lists of another family or scope hang on it in
+//! a chain; most swarms have none. Blocks move when lists grow, and only here is known who refers
+//! to them: the index, or the list before.
+
+use super::hash::Hasher;
+use super::lists::Lists;
+use super::slab::Block;
+use super::table::Sharded;
+use crate::wire::addr::{Endpoint, Family, Scope};
+use crate::wire::id::InfoHash;
+
+/// A swarm's place in its core's store. Valid until the next call that changes the store; never
+/// leaves its core.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SwarmHandle(pub(super) Block);
+
+/// All swarms of one core.
+#[derive(Debug)]
+pub struct Swarms {
+    /// Their peers.
+    pub lists: Lists,
+    index: Sharded,
+}
+
+impl Swarms {
+    /// No swarm yet.
+    #[must_use]
+    pub fn new(hasher: Hasher, keep_ids: bool) -> Self {
+        Self { lists: Lists::new(hasher, keep_ids), index: Sharded::new() }
+    }
+
+    /// Swarms held.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.lists.clear();
+        self.index = Sharded::new();
+    }
+
+    /// Bytes held.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        if self.index.len() == 0 { 0 } else { self.lists.bytes() + self.index.heap_bytes() }
+    }
+
+    /// The swarm of `info_hash`.
+    #[must_use]
+    pub fn find(&self, info_hash: &InfoHash) -> Option<Block> {
+        let hash = self.lists.hasher.info_hash(info_hash);
+        let found = self.index.find(hash, |number| self.lists.head(block(number)).is(info_hash));
+        found.map(block)
+    }
+
+    /// The lists of a swarm, the first one first.
+    pub fn lists_of(&self, swarm: Block) -> impl Iterator<Item = Block> {
+        std::iter::successors(Some(swarm), |&list| self.lists.head(list).next())
+    }
+
+    /// Adds a swarm with an empty list, on probation. The caller has looked that there is none yet.
+    pub fn insert(&mut self, info_hash: &InfoHash, family: Family, scope: Scope) -> Block {
+        let swarm = self.lists.create(info_hash, family, scope, true);
+        let lists = &self.lists;
+        let hash_of = |number| lists.hasher.info_hash(&lists.head(block(number)).info_hash());
+        self.index.insert(lists.hasher.info_hash(info_hash), swarm.number(), hash_of);
+        swarm
+    }
+
+    /// Removes a swarm with all its peers.
+    pub fn remove(&mut self, swarm: Block) {
+        let lists = &self.lists;
+        let hash_of = |number| lists.hasher.info_hash(&lists.head(block(number)).info_hash());
+        self.index.remove(hash_of(swarm.number()), swarm.number(), hash_of);
+        let mut at = Some(swarm);
+        while let Some(list) = at {
+            at = self.lists.head(list).next();
+            self.lists.release(list);
+        }
+    }
+
+    /// The list of a swarm for one family and scope.
+    #[must_use]
+    pub fn list(&self, swarm: Block, family: Family, scope: Scope) -> Option<Block> {
+        self.lists_of(swarm).find(|&list| {
+            let head = self.lists.head(list);
+            (head.family(), head.scope()) == (family, scope)
+        })
+    }
+
+    /// Adds a list that is not there yet.
+    pub fn add_list(&mut self, swarm: Block, family: Family, scope: Scope) -> Block {
+        let info_hash = self.lists.head(swarm).info_hash();
+        let list = self.lists.create(&info_hash, family, scope, false);
+        let next = self.lists.head(swarm).next();
+        self.lists.head_mut(list).set_next(next);
+        self.lists.head_mut(swarm).set_next(Some(list));
+        list
+    }
+
+    /// Removes a list that is not the first of its swarm.
+    pub fn remove_list(&mut self, swarm: Block, list: Block) {
+        let next = self.lists.head(list).next();
+        let before = self.lists_of(swarm).find(|&at| self.lists.head(at).next() == Some(list));
+        self.lists.head_mut(before.expect("it is in the chain")).set_next(next);
+        self.lists.release(list);
+    }
+
+    /// Appends a peer to a list of `swarm`; both may move. Returns where it stands.
+    pub fn push(&mut self, swarm: &mut Block, list: &mut Block, endpoint: &Endpoint) -> u32 {
+        let old = *list;
+        let position = self.lists.push(list, endpoint);
+        self.moved(swarm, old, *list);
+        position
+    }
+
+    /// Removes a peer from a list of `swarm`; both may move.
+    pub fn remove_peer(&mut self, swarm: &mut Block, list: &mut Block, position: u32) {
+        let old = *list;
+        self.lists.remove(list, position);
+        self.moved(swarm, old, *list);
+    }
+
+    /// Moves a list of any swarm to another block.
+    pub fn relocate(&mut self, list: Block) {
+        let head = self.lists.head(list);
+        let (first, info_hash) = (head.is_first(), head.info_hash());
+        let mut swarm = if first { list } else { self.find(&info_hash).expect("it is indexed") };
+        let new = self.lists.relocate(list);
+        self.moved(&mut swarm, list, new);
+    }
+
+    /// Tells whoever refers to a list of `swarm` that it has moved.
+    pub fn moved(&mut self, swarm: &mut Block, old: Block, new: Block) {
+        if old == new {
+            return;
+        }
+        if *swarm == old {
+            let hash = self.lists.hasher.info_hash(&self.lists.head(new).info_hash());
+            self.index.replace(hash, old.number(), new.number());
+            *swarm = new;
+        } else {
+            let before = self.lists_of(*swarm).find(|&at| self.lists.head(at).next() == Some(old));
+            self.lists.head_mut(before.expect("it is in the chain")).set_next(Some(new));
+        }
+    }
+
+    /// Tells the processor that a swarm will be looked for.
+    pub fn prefetch(&self, hash: u64) {
+        self.index.prefetch(hash);
+    }
+
+    /// The block that probably is the swarm's: the first whose tag fits.
+    #[must_use]
+    pub fn guess(&self, hash: u64) -> Option<Block> {
+        self.index.find(hash, |_| true).map(block)
+    }
+
+    /// Whether a swarm has a peer from another network (IPv4 address, IPv6 /64) than the one at
+    /// `position` of `list`. While it is on probation all others are from one, so any will do.
+    #[must_use]
+    pub fn has_company(&self, swarm: Block, list: Block, position: u32) -> bool {
+        let network = |list: Block, at: u32| {
+            let (endpoint, _) = self.lists.view(list).endpoints(at, at + 1);
+            let family = self.lists.head(list).family();
+            (family, endpoint[..if family == Family::V4 { 4 } else { 8 }].to_owned())
+        };
+        let own = network(list, position);
+        self.lists_of(swarm).any(|other| {
+            let at = u32::from(other == list && position == 0);
+            at < self.lists.census(other).len && network(other, at) != own
+        })
+    }
+
+    /// Every swarm, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = Block> {
+        self.index.values().map(block)
+    }
+
+    /// Panics unless every relation holds. For tests and the fuzzers.
+    pub fn check_invariants(&self, now: u16) {
+        self.lists.check_invariants();
+        let lists = &self.lists;
+        self.index.check_invariants(|number| {
+            lists.hasher.info_hash(&lists.head(block(number)).info_hash())
+        });
+        let (mut blocks, mut on_probation) = (0, 0);
+        for swarm in self.iter() {
+            let info_hash = lists.head(swarm).info_hash();
+            assert_eq!(self.find(&info_hash), Some(swarm));
+            on_probation += usize::from(lists.head(swarm).is_on_probation());
+            for list in self.lists_of(swarm) {
+                let head = lists.head(list);
+                assert!(head.is_used() && head.is(&info_hash));
+                assert_eq!(head.is_first(), list == swarm);
+                assert!(list == swarm || lists.census(list).len > 0, "empty lists go");
+                assert_eq!(self.list(swarm, head.family(), head.scope()), Some(list));
+                lists.check_list(list, now);
+                blocks += 1;
+            }
+        }
+        assert_eq!(on_probation, lists.slab.marked());
+        let used = (0..lists.slab.spans())
+            .flat_map(|span| lists.slab.blocks(span))
+            .filter(|&block| lists.head(block).is_used())
+            .count();
+        assert_eq!(used, blocks, "no block is lost");
+    }
+}
+
+fn block(number: u32) -> Block {
+    Block::from_number(number).expect("only blocks are indexed")
+}
