@@ -1,0 +1,223 @@
+//! The announce path allocates nothing once it is warm: counted over a million announces.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use throng::limits::{BATCH_MAX, UDP_REPLY_BYTES_MAX};
+use throng::rng::Rng;
+use throng::swarm::{Bounds, HashKey};
+use throng::time::Seconds;
+use throng::tracker::access::Access;
+use throng::tracker::connection_id::ConnectionIds;
+use throng::tracker::http::{Connection, HttpAnswer};
+use throng::tracker::owner::{CoreId, Owner};
+use throng::tracker::policy::{Policy, PortSet};
+use throng::tracker::{Datagram, Effects, MailboxFull, Setup, Tracker};
+use throng::wire::announce::{Announce, Event, Left, NumWant};
+use throng::wire::http::{Head, Status, head_end};
+use throng::wire::id::{ConnectionId, InfoHash, PeerId, TransactionId};
+use throng::wire::udp::{self, ANNOUNCE_BYTES, Reply};
+
+const NOW: Seconds = Seconds(1_000);
+/// Swarm n has 2^(n % 11) peers on average: from one to some hundreds.
+const SWARMS: u32 = 500;
+const SOURCES: usize = 64;
+/// Batches that are prepared, and played again and again.
+const BATCHES: usize = 2_048;
+const ANNOUNCES: usize = 1_000_000;
+
+/// Keeps the last reply and counts all.
+struct Replies {
+    buffer: [u8; UDP_REPLY_BYTES_MAX],
+    len: usize,
+    count: usize,
+}
+
+impl Effects for Replies {
+    fn reply_buffer(&mut self) -> Option<&mut [u8; UDP_REPLY_BYTES_MAX]> {
+        Some(&mut self.buffer)
+    }
+
+    fn send_reply(&mut self, _listener: u8, _target: SocketAddr, len: usize) {
+        self.len = len;
+        self.count += 1;
+    }
+
+    fn post(&mut self, _to: CoreId, _message: &[u8]) -> Result<(), MailboxFull> {
+        unreachable!("there is one core")
+    }
+
+    fn answer_http(&mut self, _connection: Connection, _body: &[u8]) {
+        unreachable!("announces to an own swarm are answered at once")
+    }
+}
+
+fn tracker() -> Tracker {
+    Tracker::new(Setup {
+        core: CoreId(0),
+        owner: Owner::new([0x9E37_79B9; 11], 1),
+        policy: Arc::new(Policy {
+            interval_secs: 1_800,
+            jitter_percent: 10,
+            num_want_default: 50,
+            num_want_max: 200,
+            isolate_private_networks: true,
+            deny_ports: PortSet::new([22..=22]),
+            trust_ip_param_from: Vec::new(),
+            http_scrape_hashes_max: 100,
+            polite_refusal: false,
+        }),
+        access: Access::Open,
+        connection_ids: ConnectionIds::new([7; 16], 1_700_000_000, 128),
+        bounds: Bounds {
+            memory_bytes: 1 << 30,
+            peers_per_swarm: 65_536,
+            peer_ttl_secs: 3_000,
+            keep_peer_ids: false,
+        },
+        hash_key: HashKey(11, 22),
+        seed: 33,
+    })
+}
+
+/// Two in three of IPv4, some of them of a private network.
+fn source(number: usize) -> SocketAddr {
+    let [.., low] = number.to_be_bytes();
+    match number % 6 {
+        0 | 1 => SocketAddr::from((Ipv6Addr::new(0x2600, 1, 1, 1, 0, 0, 0, low.into()), 7_000)),
+        2 => SocketAddr::from((Ipv4Addr::new(10, 1, 1, low), 7_000)),
+        _ => SocketAddr::from((Ipv4Addr::new(16, 1, 1, low), 7_000)),
+    }
+}
+
+fn info_hash(swarm: u32) -> InfoHash {
+    let mut rng = Rng::new(u64::from(swarm));
+    InfoHash(std::array::from_fn(|_| rng.next_u64().to_be_bytes()[0]))
+}
+
+/// An announce of any kind, by a peer of any swarm.
+fn announce(rng: &mut Rng) -> Announce {
+    let swarm = rng.below(SWARMS);
+    let ports = (1 << (swarm % 11)) / 32;
+    let port = 10_000 + u16::try_from(rng.below(ports + 1)).expect("below 64");
+    let event = match rng.below(16) {
+        0 => Event::Stopped,
+        1 => Event::Completed,
+        2 => Event::Started,
+        3 => Event::Paused,
+        _ => Event::None,
+    };
+    Announce {
+        info_hash: info_hash(swarm),
+        peer_id: PeerId(*b"-qB4650-bench0123456"),
+        port: if rng.below(64) == 0 { 22 } else { port },
+        uploaded: 0,
+        downloaded: 0,
+        left: Left::Bytes(u64::from(rng.below(3))),
+        event,
+        num_want: NumWant::Count(rng.below(250)),
+        key: None,
+    }
+}
+
+type Request = (SocketAddr, [u8; ANNOUNCE_BYTES]);
+
+/// The requests of a batch: announces, some with a wrong id, some that are none.
+fn batch(rng: &mut Rng, ids: &[ConnectionId]) -> Vec<Request> {
+    let one = |rng: &mut Rng| {
+        let who = rng.below(64) as usize % SOURCES;
+        let id = if rng.below(50) == 0 { ConnectionId([9; 8]) } else { ids[who] };
+        let mut bytes = [0; ANNOUNCE_BYTES];
+        udp::write_announce_request(&mut bytes, id, TransactionId(*b"abcd"), &announce(rng));
+        if rng.below(50) == 0 {
+            bytes[11] = 77;
+        }
+        (source(who), bytes)
+    };
+    (0..BATCH_MAX).map(|_| one(rng)).collect()
+}
+
+fn datagram<'a>((source, bytes): &'a (SocketAddr, impl AsRef<[u8]>)) -> Datagram<'a> {
+    Datagram { listener: 0, source: *source, bytes: bytes.as_ref(), truncated: false }
+}
+
+#[test]
+fn a_million_mixed_announces_over_udp_allocate_nothing() {
+    let mut tracker = tracker();
+    let mut replies = Replies { buffer: [0; UDP_REPLY_BYTES_MAX], len: 0, count: 0 };
+    let mut ids = Vec::new();
+    for number in 0..SOURCES {
+        let mut connect = [0; 16];
+        udp::write_connect_request(&mut connect, TransactionId(*b"abcd"));
+        tracker.handle_datagrams(NOW, &[datagram(&(source(number), connect))], &mut replies);
+        match Reply::parse(&replies.buffer[..replies.len]).expect("a reply") {
+            Reply::Connect { connection_id, .. } => ids.push(connection_id),
+            other => panic!("{other:?}"),
+        }
+    }
+    let mut rng = Rng::new(1);
+    let requests: Vec<Vec<Request>> = (0..BATCHES).map(|_| batch(&mut rng, &ids)).collect();
+    let batches: Vec<Vec<Datagram<'_>>> =
+        requests.iter().map(|batch| batch.iter().map(datagram).collect()).collect();
+
+    // Warm: everybody who plays has been there, and memory has been as large as it gets.
+    for _ in 0..2 {
+        for batch in &batches {
+            tracker.handle_datagrams(NOW, batch, &mut replies);
+        }
+    }
+    let (peers, swarms) = (tracker.counters().leechers, tracker.counters().swarms);
+    assert!(peers.iter().sum::<u64>() > 5_000 && swarms[0] > 400, "{peers:?} {swarms:?}");
+    replies.count = 0;
+    let before = tracker.counters().clone();
+    let counted = allocation_counter::measure(|| {
+        for batch in batches.iter().cycle().take(ANNOUNCES.div_ceil(BATCH_MAX)) {
+            tracker.handle_datagrams(NOW, batch, &mut replies);
+        }
+    });
+    assert!(replies.count > ANNOUNCES / 10 * 9, "{} replies", replies.count);
+    let after = tracker.counters();
+    assert!(after.completed[0] > before.completed[0]);
+    assert!(after.drops.iter().sum::<u64>() > before.drops.iter().sum::<u64>());
+    assert_eq!(counted.count_total, 0, "{counted:?}");
+    tracker.check_invariants();
+}
+
+#[test]
+fn an_allocation_would_be_seen() {
+    let counted = allocation_counter::measure(|| drop(std::hint::black_box(vec![1_u8])));
+    assert_eq!(counted.count_total, 1);
+}
+
+#[test]
+fn announces_over_http_allocate_nothing() {
+    let mut tracker = tracker();
+    let mut replies = Replies { buffer: [0; UDP_REPLY_BYTES_MAX], len: 0, count: 0 };
+    let mut rng = Rng::new(2);
+    let requests: Vec<(SocketAddr, Vec<u8>)> = (0..20_000)
+        .map(|_| {
+            let hash: String =
+                info_hash(rng.below(200)).0.iter().map(|byte| format!("%{byte:02x}")).collect();
+            let (port, left, compact) = (9_000 + rng.below(40), rng.below(2), rng.below(2));
+            let text = format!(
+                "GET /announce?info_hash={hash}&peer_id=-TR4050-k0pz7w2m9xqa&port={port}\
+                 &uploaded=0&downloaded=0&left={left}&numwant=200&compact={compact} HTTP/1.1\r\n\
+                 Host: tracker.example.org:6969\r\n\r\n"
+            );
+            (source(rng.below(64) as usize), text.into_bytes())
+        })
+        .collect();
+    let mut body = Vec::new();
+    let mut all = |tracker: &mut Tracker| {
+        for (source, bytes) in &requests {
+            let end = head_end(bytes, 0).expect("a good head").expect("a whole one");
+            let head = Head::parse(&bytes[..end]).expect("a good head");
+            let from = (source.ip(), Connection(1));
+            let answer = tracker.handle_http(NOW, from, &head, &mut body, &mut replies);
+            assert_eq!(answer, HttpAnswer::Ready(Status::Ok));
+        }
+    };
+    all(&mut tracker);
+    let counted = allocation_counter::measure(|| all(&mut tracker));
+    assert_eq!(counted.count_total, 0, "{counted:?}");
+}
