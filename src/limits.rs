@@ -51,6 +51,8 @@ pub const PENDING_SCRAPE_SECONDS: u32 = 2;
 
 /// Datagrams handled as one batch.
 pub const BATCH_MAX: usize = 64;
+/// Swarms of a batch from which it pays to look for all of them first.
+pub const WARM_FROM: usize = 4;
 
 /// Length of a connection id's epoch (BEP 15 asks for an id to be valid about two minutes).
 pub const CONNECTION_EPOCH_SECONDS: u32 = 64;

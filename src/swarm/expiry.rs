@@ -16,6 +16,8 @@ const ROUND_SECS: u32 = 64;
 const SLICE: u32 = 2_048;
 /// What a swarm counts that has something to remove, and each of its peers that leaves.
 const REMOVAL: u32 = 8;
+/// Stamps that take as long to look at as a head.
+const STAMPS: u32 = 8;
 
 /// Where the hand is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,7 +39,7 @@ impl SwarmStore {
     ///
     /// Returns whether there is more to do now.
     pub fn sweep(&mut self, now: Seconds) -> bool {
-        self.pass_time(now);
+        let now = self.pass_time(now);
         let spans = self.swarms.lists.slab.spans();
         let elapsed = now.since(self.sweep.until).min(ROUND_SECS) as usize;
         self.sweep.until = now;
@@ -83,9 +85,11 @@ impl SwarmStore {
         let info_hash = head.info_hash();
         let swarm = self.swarms.find(&info_hash).expect("blocks in use are indexed");
         let before = self.totals.expired_peers;
+        let lists = &self.swarms.lists;
+        let peers: u32 = self.swarms.lists_of(swarm).map(|list| lists.census(list).len).sum();
         self.expire_lists(now, swarm);
         let expired = u32::try_from(self.totals.expired_peers - before).unwrap_or(u32::MAX);
-        REMOVAL.saturating_add(expired.saturating_mul(REMOVAL))
+        REMOVAL.saturating_add(expired.saturating_mul(REMOVAL)).saturating_add(peers / STAMPS)
     }
 
     /// Removes the expired peers of one swarm, which may move; `None` if that was all there was.
@@ -129,9 +133,11 @@ impl SwarmStore {
 
     /// Lets time pass. Notices when so much has passed that nobody can be left, and when the hand
     /// is so late that stamps would wrap around.
-    pub(super) fn pass_time(&mut self, now: Seconds) {
+    ///
+    /// Returns the time to go by, which never steps back.
+    pub(super) fn pass_time(&mut self, now: Seconds) -> Seconds {
         if now <= self.seen {
-            return;
+            return self.seen;
         }
         if now.since(self.seen) > self.bounds.peer_ttl_secs {
             let (seeders, leechers) = (self.totals.seeders, self.totals.leechers);
@@ -149,5 +155,6 @@ impl SwarmStore {
             }
             self.sweep.complete = now;
         }
+        now
     }
 }

@@ -4,6 +4,8 @@
 //! where a peer is, nothing is ever copied to make the list longer, and a window of a reply lies in
 //! one run or in two. The index finds the position of an endpoint; it grows in small parts.
 
+use smallvec::{SmallVec, smallvec};
+
 use super::hash::Hasher;
 use super::layout::{Clock, Columns, SMALL_MAX, Shape};
 use super::machine::prefetch;
@@ -36,7 +38,8 @@ pub struct Runs {
     shape: Shape,
     /// Peers of a full run, as a power of two.
     shift: u32,
-    blocks: Vec<Block>,
+    /// In place for all but the longest lists, so that reading them costs no cache line more.
+    blocks: SmallVec<[Block; 4]>,
     /// The class of the last run, and the peers it has room for; the others are full ones.
     last: Class,
     last_room: usize,
@@ -48,7 +51,7 @@ impl Runs {
         let shift = (BLOCK_BYTES_MAX / shape.peer_bytes()).ilog2();
         debug_assert!(1 << shift >= SMALL_MAX);
         let last = Class::of(room * shape.peer_bytes());
-        let blocks = vec![slab.allocate(Use::Runs, last)];
+        let blocks = smallvec![slab.allocate(Use::Runs, last)];
         let mut runs = Self { shape, shift, blocks, last, last_room: 0 };
         runs.set_last(last);
         runs
@@ -196,9 +199,10 @@ impl Large {
 
     /// Bytes of heap.
     #[must_use]
-    pub const fn heap_bytes(&self) -> usize {
-        let blocks = self.runs.blocks.capacity() * size_of::<Block>();
-        size_of::<Self>() + blocks + self.index.heap_bytes()
+    pub fn heap_bytes(&self) -> usize {
+        let blocks = &self.runs.blocks;
+        let blocks = if blocks.spilled() { blocks.capacity() * size_of::<Block>() } else { 0 };
+        blocks + self.index.heap_bytes()
     }
 
     /// Where an endpoint stands.

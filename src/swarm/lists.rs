@@ -3,6 +3,7 @@
 use super::hash::Hasher;
 use super::large::{Large, LargeList, Runs};
 use super::layout::{Clock, Columns, HEAD_BYTES, Head, SMALL_MAX, Shape, room};
+use super::machine::prefetch_all;
 use super::peers::{Census, List, Refresh, Refreshed, oldest_age};
 use super::slab::{BLOCK_BYTES_MAX, Block, Class, Slab, Use};
 use super::small::{Small, census_of, position_of};
@@ -14,7 +15,7 @@ use crate::wire::id::{InfoHash, PeerId};
 /// peer cannot make it flap.
 const LARGE_MIN: u32 = 64;
 /// Peers that expire from one list at once; more have to wait, and the list is silent meanwhile.
-const EXPIRE_MAX: u32 = 4_096;
+const EXPIRE_MAX: u32 = 2_560;
 
 const _: () = {
     let widest = Shape::new(Family::V6, true).peer_bytes();
@@ -28,7 +29,7 @@ pub struct Lists {
     pub slab: Slab,
     /// Hashes their endpoints.
     pub hasher: Hasher,
-    larges: Vec<Option<Box<Large>>>,
+    larges: Vec<Option<Large>>,
     vacant: Vec<u32>,
     /// Bytes of heap of all large lists.
     heap_bytes: usize,
@@ -58,7 +59,8 @@ impl Lists {
     /// Bytes held.
     #[must_use]
     pub const fn bytes(&self) -> usize {
-        let places = self.larges.capacity() * 8 + self.vacant.capacity() * 4;
+        let places = self.larges.capacity() * size_of::<Option<Large>>()
+            + self.vacant.capacity() * size_of::<u32>();
         self.slab.bytes() + self.heap_bytes + places
     }
 
@@ -348,17 +350,27 @@ impl Lists {
         bytemuck::cast_slice(&columns.ids[from * id_bytes..to * id_bytes])
     }
 
-    /// Tells the processor that an announce of `endpoint` to this list follows; its head has come.
-    /// Returns whether the list is large.
-    pub fn prefetch(&self, list: Block, endpoint: &Endpoint) -> bool {
+    /// Tells the processor that an announce to this list follows; its head has come. Returns
+    /// whether the list is large.
+    pub fn prefetch(&self, list: Block) -> bool {
         let head = self.head(list);
         if head.is_large() {
-            self.large(list).prefetch(&self.hasher, endpoint);
+            // What a guess leads to may be no list any more.
+            if let Some(large) = self.larges.get(self.number(list) as usize) {
+                prefetch_all(large);
+            }
             true
         } else {
             let bytes = HEAD_BYTES + self.room(head) * self.shape(head.family()).peer_bytes();
             self.slab.prefetch(list, bytes.div_ceil(64));
             false
+        }
+    }
+
+    /// Tells the processor that `endpoint` will be looked for in a list, if it is a large one.
+    pub fn prefetch_index(&self, list: Block, endpoint: &Endpoint) {
+        if self.head(list).is_large() {
+            self.large(list).prefetch(&self.hasher, endpoint);
         }
     }
 
@@ -464,7 +476,7 @@ impl Lists {
             self.larges.push(None);
             u32::try_from(self.larges.len() - 1).expect("far fewer than peers")
         });
-        self.larges[number as usize] = Some(Box::new(large));
+        self.larges[number as usize] = Some(large);
         let bytes = self.slab.get_mut(new, HEAD_BYTES + size_of::<u32>());
         *bytemuck::from_bytes_mut(&mut bytes[HEAD_BYTES..]) = number;
         self.free_block(list);
@@ -531,7 +543,7 @@ impl Lists {
     /// Panics unless what is counted over all lists is right. For tests and the fuzzers.
     pub fn check_invariants(&self) {
         self.slab.check_invariants();
-        let heap: usize = self.larges.iter().flatten().map(|large| large.heap_bytes()).sum();
+        let heap: usize = self.larges.iter().flatten().map(Large::heap_bytes).sum();
         assert_eq!(heap, self.heap_bytes);
         let vacant = self.larges.iter().filter(|large| large.is_none()).count();
         assert_eq!(vacant, self.vacant.len());

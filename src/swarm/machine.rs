@@ -36,7 +36,12 @@ impl Pages {
         let mapped =
             unsafe { mmap_anonymous(std::ptr::null_mut(), len, protection, MapFlags::PRIVATE) };
         let start = mapped.expect("memory for swarms").cast::<u8>();
-        let before = start.align_offset(PAGES_BYTES);
+        // The upper piece if both are aligned: the kernel maps downwards, and neighbours become one
+        // mapping for it, of which a process may not have many.
+        let before = match start.align_offset(PAGES_BYTES) {
+            0 => PAGES_BYTES,
+            before => before,
+        };
         let aligned = start.wrapping_add(before);
         let after = PAGES_BYTES - before;
         if before > 0 {
@@ -107,6 +112,20 @@ pub fn prefetch<T: ?Sized>(target: &T) {
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(target).cast());
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = target;
+}
+
+/// Tells the processor that all of `target` is wanted soon.
+#[inline]
+pub fn prefetch_all<T>(target: &T) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    for line in 0..size_of::<T>().div_ceil(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let at = std::ptr::from_ref(target).cast::<i8>().wrapping_add(64 * line);
+        // SAFETY: a prefetch has no effect but on the cache, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at) };
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     let _ = target;

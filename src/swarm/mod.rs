@@ -184,8 +184,9 @@ impl SwarmStore {
     /// Prepares for what is due next, a batch of it, so that the memory latencies overlap here
     /// instead of adding up later. Changes nothing.
     ///
-    /// In four passes, each of prefetches that do not depend on one another: the buckets of the
-    /// index, the heads of the swarms, their peers or their own index, and the peer. What the
+    /// In passes, each of prefetches that do not depend on one another: the buckets of the index,
+    /// the heads of the swarms, their peers; of large lists what they are, the buckets of their own
+    /// index, and the peer. What the
     /// passes guess may be wrong (a bucket's entry is taken for the swarm's by a byte of its hash):
     /// then a prefetch was wasted, no more.
     pub fn warm(&self, due: &[(InfoHash, Option<Endpoint>)]) {
@@ -202,27 +203,26 @@ impl SwarmStore {
                     self.swarms.lists.slab.prefetch(swarm, 2);
                 }
             }
-            let known = || {
-                swarms
-                    .iter()
-                    .zip(due)
-                    .filter_map(|(swarm, (_, endpoint))| Some(((*swarm)?, (*endpoint)?)))
-            };
-            let mut any_large = false;
-            for (swarm, endpoint) in known() {
-                any_large |= self.swarms.lists.prefetch(swarm, &endpoint);
-            }
-            if any_large {
-                for (swarm, endpoint) in known() {
-                    self.swarms.lists.prefetch_peer(swarm, &endpoint);
+            let mut large: SmallVec<[(Block, Endpoint); BATCH_MAX]> = SmallVec::new_const();
+            for (swarm, (_, endpoint)) in swarms.iter().zip(due) {
+                if let (Some(swarm), Some(endpoint)) = (swarm, endpoint)
+                    && self.swarms.lists.prefetch(*swarm)
+                {
+                    large.push((*swarm, *endpoint));
                 }
+            }
+            for (swarm, endpoint) in &large {
+                self.swarms.lists.prefetch_index(*swarm, endpoint);
+            }
+            for (swarm, endpoint) in &large {
+                self.swarms.lists.prefetch_peer(*swarm, endpoint);
             }
         }
     }
 
     /// Inserts or refreshes a peer, creating its swarm if need be, within the bounds.
     pub fn announce(&mut self, now: Seconds, arrival: &Arrival) -> Announced {
-        self.pass_time(now);
+        let now = self.pass_time(now);
         let stamp = self.clock.stamp(now);
         let (family, scope) = (arrival.endpoint.family(), arrival.scope);
         let (report, id, pick) = (arrival.report, &arrival.peer_id, self.rng.next_u32());
@@ -312,7 +312,7 @@ impl SwarmStore {
             .list(swarm, arrival.endpoint.family(), arrival.scope)
             .and_then(|list| Some((list, self.swarms.lists.find(list, &arrival.endpoint)?)));
         let Some((list, position)) = found else { return false };
-        self.remove_peer(self.clock.stamp(now), &mut swarm, list, position);
+        self.remove_peer(self.clock.stamp(self.seen), &mut swarm, list, position);
         let lists = &self.swarms.lists;
         let is_empty = self.swarms.lists_of(swarm).all(|list| lists.census(list).len == 0);
         // A swarm without peers stays a while if it has downloads to tell about.
@@ -324,7 +324,7 @@ impl SwarmStore {
 
     /// The swarm of `info_hash`, with its expired peers gone; creates nothing.
     pub fn find(&mut self, now: Seconds, info_hash: &InfoHash) -> Option<SwarmHandle> {
-        self.pass_time(now);
+        let now = self.pass_time(now);
         let swarm = self.swarms.find(info_hash)?;
         self.expire_swarm(self.clock.stamp(now), swarm).map(SwarmHandle)
     }

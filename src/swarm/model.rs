@@ -146,7 +146,7 @@ struct World {
     compare_every: usize,
 }
 
-const WORLDS: [World; 4] = [
+const WORLDS: [World; 5] = [
     // Several swarms of all families and scopes.
     World {
         swarms: 4,
@@ -183,6 +183,16 @@ const WORLDS: [World; 4] = [
         peers: 32,
         peers_per_swarm: 10_000,
         memory_bytes: 3 << 20,
+        one_scope: false,
+        burst: 500,
+        compare_every: 16,
+    },
+    // Swarms of all families and scopes, small and large, more than there is memory for.
+    World {
+        swarms: 256,
+        peers: 800,
+        peers_per_swarm: 10_000,
+        memory_bytes: 4 << 20,
         one_scope: false,
         burst: 500,
         compare_every: 16,
@@ -313,10 +323,14 @@ impl Both {
         if totals.evicted_swarms > swarms_before {
             let (store, now) = (&mut self.store, self.now);
             let (mut swarms, mut peers) = (0, 0);
+            let counts = store.counts(announced.swarm);
+            let is_alone = counts.seeders + counts.leechers == 1;
             self.model.swarms.retain(|info_hash, swarm| {
                 // The swarm of this announce may have gone and come again.
                 let renewed = *info_hash == arrival.info_hash
-                    && swarm.peers.contains_key(&arrival.endpoint) == announced.joined;
+                    && announced.joined
+                    && is_alone
+                    && (!swarm.peers.is_empty() || swarm.completed > counts.completed);
                 let stays = store.find(now, info_hash).is_some() && !renewed;
                 swarms += u64::from(!stays);
                 peers += if stays { 0 } else { swarm.peers.len() as u64 };

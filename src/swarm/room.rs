@@ -64,22 +64,35 @@ impl SwarmStore {
             }
         }
         let all: usize = Slab::classes().map(|class| slab.spans_of(class)).sum();
-        let common = Slab::classes().find(|&class| slab.spans_of(class) > all / 16)?;
+        let common = Slab::classes()
+            .find(|&class| slab.spans_of(class) > all / 16)
+            .or_else(|| Slab::classes().max_by_key(|&class| slab.spans_of(class)))
+            .filter(|&class| slab.spans_of(class) > 0)?;
         Some((next(&|span| slab.class(span) == Some(common))?, Victims::OlderHalf))
     }
 
     /// Removes swarms from a span, and moves what is left to others of its class if it fits there.
     fn clear_span(&mut self, now: u16, span: usize, victims: Victims) {
-        let slab = &self.swarms.lists.slab;
-        let Some(class) = slab.class(span) else { return };
-        let blocks: Vec<Block> = slab.blocks(span).collect();
-        for &block in &blocks {
-            if self.is_swarm(block) && self.swarms.lists.head(block).is_on_probation() {
-                self.evict(block);
-            }
+        let lists = &self.swarms.lists;
+        let Some(class) = lists.slab.class(span) else { return };
+        let blocks: Vec<Block> = lists.slab.blocks(span).collect();
+        let used = blocks.iter().filter(|&&block| lists.head(block).is_used());
+        // Of a further list the swarm is meant that it belongs to.
+        let mut swarms: Vec<Block> = used
+            .map(|&block| match lists.head(block) {
+                head if head.is_first() => block,
+                head => self.swarms.find(&head.info_hash()).expect("blocks in use are indexed"),
+            })
+            .collect();
+        swarms.sort_unstable();
+        swarms.dedup();
+        let (on_probation, others): (Vec<Block>, Vec<Block>) =
+            swarms.into_iter().partition(|&swarm| lists.head(swarm).is_on_probation());
+        for swarm in on_probation {
+            self.evict(swarm);
         }
         if victims == Victims::OlderHalf {
-            self.evict_older_half(now, &blocks);
+            self.evict_older_half(now, others);
         }
         let slab = &mut self.swarms.lists.slab;
         let Some((used, _)) = slab.population(span) else { return };
@@ -95,33 +108,38 @@ impl SwarmStore {
         }
     }
 
-    fn evict_older_half(&mut self, now: u16, blocks: &[Block]) {
-        let lists = &self.swarms.lists;
-        let mut swarms: Vec<(u16, Block)> = blocks
-            .iter()
-            .filter(|&&block| self.is_swarm(block))
-            .map(|&block| (lists.newest_age(block, now), block))
-            .collect();
+    fn evict_older_half(&mut self, now: u16, swarms: Vec<Block>) {
+        let (of, lists) = (&self.swarms, &self.swarms.lists);
         // Heads of large lists are as small as single peers' swarms, and the last that should go.
-        if swarms.iter().any(|&(_, swarm)| !lists.head(swarm).is_large()) {
-            swarms.retain(|&(_, swarm)| !lists.head(swarm).is_large());
+        let is_large = |&swarm: &Block| of.lists_of(swarm).any(|list| lists.head(list).is_large());
+        let (large, small): (Vec<Block>, Vec<Block>) = swarms.into_iter().partition(is_large);
+        let newest = |&swarm: &Block| {
+            of.lists_of(swarm).map(|list| lists.newest_age(list, now)).min().unwrap_or(0)
+        };
+        let mut small: Vec<(u16, Block)> =
+            small.into_iter().map(|swarm| (newest(&swarm), swarm)).collect();
+        small.sort_unstable_by_key(|&(age, _)| std::cmp::Reverse(age));
+        small.truncate(small.len().div_ceil(2));
+        if small.is_empty() {
+            self.evict_large(large);
         }
-        swarms.sort_unstable_by_key(|&(age, _)| std::cmp::Reverse(age));
-        for &(_, swarm) in &swarms[..swarms.len().div_ceil(2)] {
-            if self.is_swarm(swarm) {
-                self.evict(swarm);
-            }
+        for (_, swarm) in small {
+            self.evict(swarm);
         }
     }
 
-    /// Whether a block of a span that was used for swarms still is the first list of one.
-    fn is_swarm(&self, block: Block) -> bool {
-        let lists = &self.swarms.lists;
-        if lists.slab.class(block.span()).is_none() {
-            return false;
+    /// Removes large swarms, the smallest of them first, no more than must be.
+    fn evict_large(&mut self, mut swarms: Vec<Block>) {
+        let (of, lists) = (&self.swarms, &self.swarms.lists);
+        swarms.sort_by_cached_key(|&swarm| {
+            of.lists_of(swarm).map(|list| lists.census(list).len).sum::<u32>()
+        });
+        for swarm in swarms {
+            self.evict(swarm);
+            if self.swarms.bytes() + RESERVE_BYTES <= self.bounds.memory_bytes {
+                return;
+            }
         }
-        let head = lists.head(block);
-        head.is_used() && head.is_first()
     }
 
     fn evict(&mut self, swarm: Block) {

@@ -45,7 +45,7 @@ impl Swarms {
 
     /// Bytes held.
     #[must_use]
-    pub const fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         if self.index.len() == 0 { 0 } else { self.lists.bytes() + self.index.heap_bytes() }
     }
 

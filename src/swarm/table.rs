@@ -6,6 +6,7 @@
 //! does not know its keys: callers compare them, and hash them again when it grows.
 
 use bytemuck::{Pod, Zeroable};
+use smallvec::{SmallVec, smallvec};
 
 use super::machine::{equal_bytes, prefetch};
 
@@ -221,8 +222,8 @@ fn tag_of(hash: u64) -> u8 {
 /// entries, later 256.
 #[derive(Clone, Debug)]
 pub struct Sharded {
-    /// One, or [`SHARDS`].
-    tables: Vec<Table>,
+    /// One, in place, or [`SHARDS`].
+    tables: SmallVec<[Table; 1]>,
     len: usize,
     heap_bytes: usize,
 }
@@ -236,7 +237,7 @@ impl Sharded {
     /// Empty.
     #[must_use]
     pub fn new() -> Self {
-        Self { tables: vec![Table::default()], len: 0, heap_bytes: 0 }
+        Self { tables: smallvec![Table::default()], len: 0, heap_bytes: 0 }
     }
 
     /// Entries.
@@ -247,8 +248,9 @@ impl Sharded {
 
     /// Bytes of heap.
     #[must_use]
-    pub const fn heap_bytes(&self) -> usize {
-        self.heap_bytes + self.tables.capacity() * size_of::<Table>()
+    pub fn heap_bytes(&self) -> usize {
+        let tables = if self.tables.spilled() { self.tables.capacity() } else { 0 };
+        self.heap_bytes + tables * size_of::<Table>()
     }
 
     /// See [`Table::find`].
@@ -306,7 +308,7 @@ impl Sharded {
     }
 
     fn redistribute(&mut self, shards: usize, hash_of: impl Fn(u32) -> u64) {
-        let old = std::mem::replace(&mut self.tables, vec![Table::default(); shards]);
+        let old = std::mem::replace(&mut self.tables, smallvec![Table::default(); shards]);
         for value in old.iter().flat_map(Table::values) {
             let hash = hash_of(value);
             let shard = self.shard(hash);

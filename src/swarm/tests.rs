@@ -66,6 +66,15 @@ proptest! {
         model::check(&[2].into_iter().chain(ops).collect::<Vec<u8>>());
     }
 
+    /// Of swarms that people use, of all sizes, none on probation for long.
+    #[test]
+    fn agrees_with_the_model_when_established_swarms_must_go(
+        ops in vec((1_u8..16, any::<u8>(), any::<u8>(), any::<u8>()), 0..300),
+    ) {
+        let ops = ops.iter().flat_map(|&(kind, high, low, flags)| [kind, high, low, flags]);
+        model::check(&[4].into_iter().chain(ops).collect::<Vec<u8>>());
+    }
+
     #[test]
     fn agrees_with_the_model_under_memory_pressure(
         ops in vec((1_u8..16, any::<u8>(), any::<u8>(), any::<u8>()), 0..150),
@@ -204,6 +213,64 @@ fn announcing_twice_or_from_two_ports_does_not_make_a_swarm_real() {
     for swarm in 0..200 {
         assert!(store.find(Seconds(4), &info_hash(swarm)).is_some(), "a real swarm stays");
     }
+}
+
+/// Each swarm has a further list in the smallest class, and nobody is on probation.
+#[test]
+fn swarms_of_both_families_leave_when_the_budget_is_full() {
+    let budget = 4 << 20;
+    let mut store = store(budget, 10_000);
+    for n in 0..100_000 {
+        let v4 = arrival(n, 1, LEECHER);
+        let v6 = Endpoint::new(std::net::Ipv6Addr::new(0x2600, 1, 0, 0, 0, 0, 0, 1).into(), 1);
+        store.announce(Seconds(0), &Arrival { endpoint: v6, ..v4 });
+        store.announce(Seconds(0), &v4);
+    }
+    store.check_invariants();
+    assert!(store.totals().evicted_swarms > 40_000, "{:?}", store.totals());
+    assert!(store.totals().swarms > 20_000, "{:?}", store.totals());
+}
+
+/// No size is common, and all are established.
+#[test]
+fn swarms_of_all_sizes_leave_when_the_budget_is_full() {
+    let budget = 4 << 20;
+    let mut store = store(budget, 10_000);
+    for n in 0..3_000 {
+        for peer in 0..n % 200 {
+            store.announce(Seconds(n / 100), &arrival(n, peer << 8, LEECHER));
+        }
+    }
+    store.check_invariants();
+    assert!(store.totals().evicted_swarms > 500, "{:?}", store.totals());
+    assert!(store.totals().bytes > budget as u64 / 2, "{:?}", store.totals());
+}
+
+/// What one announce removes is no more than it needs.
+#[test]
+fn large_swarms_leave_one_at_a_time() {
+    let mut store = store(16 << 20, 1_000_000);
+    for peer in 0..40_000 {
+        for n in 0..40 {
+            store.announce(Seconds(peer / 100), &arrival(n, peer << 8, LEECHER));
+            if store.totals().evicted_swarms > 0 {
+                assert_eq!(store.totals().evicted_swarms, 1);
+                assert!(store.totals().bytes > 14 << 20);
+                return;
+            }
+        }
+    }
+    panic!("the budget was never full");
+}
+
+#[test]
+fn a_clock_that_steps_back_lets_nobody_expire() {
+    let mut store = store(64 << 20, 10_000);
+    store.announce(Seconds(100), &arrival(0, 1, LEECHER));
+    store.announce(Seconds(99), &arrival(0, 2, LEECHER));
+    let handle = store.find(Seconds(98), &info_hash(0)).expect("it has peers");
+    assert_eq!(store.counts(handle).leechers, 2);
+    store.check_invariants();
 }
 
 #[test]

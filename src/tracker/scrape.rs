@@ -11,7 +11,7 @@ use super::message::{COUNTS_BYTES, Message, read_counts, write_counts};
 use super::outcome::DropReason;
 use super::owner::CoreId;
 use super::{Effects, Tracker};
-use crate::limits::{PENDING_SCRAPE_SECONDS, PENDING_SCRAPES_MAX};
+use crate::limits::{BATCH_MAX, PENDING_SCRAPE_SECONDS, PENDING_SCRAPES_MAX, WARM_FROM};
 use crate::swarm::Counts;
 use crate::time::Seconds;
 use crate::wire::id::{InfoHash, TransactionId};
@@ -116,9 +116,21 @@ impl Tracker {
     ) -> Result<(), DropReason> {
         let mut rows = self.scrapes.spare.pop().unwrap_or_default();
         for hash in hashes {
-            let core = self.owner.core(&hash);
-            let counts = if core == self.core { self.count(now, &hash) } else { Counts::default() };
-            rows.push((hash, core, counts));
+            rows.push((hash, self.owner.core(&hash), Counts::default()));
+        }
+        // All swarms at once first, then one after the other.
+        for rows in rows.chunks_mut(BATCH_MAX) {
+            let mut due = [(InfoHash([0; 20]), None); BATCH_MAX];
+            for (due, row) in due.iter_mut().zip(&*rows) {
+                due.0 = row.0;
+            }
+            if rows.len() >= WARM_FROM {
+                self.store.warm(&due[..rows.len()]);
+            }
+            let own = self.core;
+            for row in rows.iter_mut().filter(|row| row.1 == own) {
+                row.2 = self.count(now, &row.0);
+            }
         }
         let mut others: Vec<CoreId> =
             rows.iter().map(|row| row.1).filter(|&core| core != self.core).collect();

@@ -11,7 +11,7 @@ use super::message::Message;
 use super::outcome::{DropReason, Refusal};
 use super::scrape::{Gathering, ScrapeAsker};
 use super::{Datagram, Effects, Tracker};
-use crate::limits::{BATCH_MAX, DATAGRAM_BYTES_MAX, UDP_REPLY_BYTES_MAX};
+use crate::limits::{BATCH_MAX, DATAGRAM_BYTES_MAX, UDP_REPLY_BYTES_MAX, WARM_FROM};
 use crate::time::Seconds;
 use crate::wire::addr::{Endpoint, Family};
 use crate::wire::id::{InfoHash, TransactionId};
@@ -19,9 +19,6 @@ use crate::wire::udp::{self, AnnounceView, Request, ScrapeView};
 
 /// Bytes before the peers of an announce reply.
 const ANNOUNCE_HEAD_BYTES: usize = 20;
-
-/// Announces in a batch from which it pays to look for all their swarms first.
-const WARM_FROM: usize = 4;
 
 /// Where an answer goes.
 type Target = (u8, SocketAddr);
