@@ -49,15 +49,15 @@ impl Store for Throng {
 
     fn answer(&mut self, batch: &[Self::Request], replies: &mut [Reply]) {
         if self.batched {
-            let mut hashes = [InfoHash([0; 20]); BATCH as usize];
-            for (hash, (_, arrival)) in hashes.iter_mut().zip(batch) {
-                *hash = arrival.info_hash;
+            let mut due = [(InfoHash([0; 20]), None); BATCH as usize];
+            for (due, (_, arrival)) in due.iter_mut().zip(batch) {
+                *due = (arrival.info_hash, Some(arrival.endpoint));
             }
-            self.store.warm(&hashes[..batch.len()]);
+            self.store.warm(&due[..batch.len()]);
         }
         for ((transaction, arrival), (bytes, len)) in batch.iter().zip(replies) {
             let announced = self.store.announce(NOW, arrival);
-            let counts = self.store.counts(announced.swarm);
+            let counts = announced.counts;
             let wish = Wish {
                 asker: Some(announced.asker),
                 seeder: arrival.report.seeder,
@@ -68,11 +68,11 @@ impl Store for Throng {
             let sample = self.store.sample(announced.swarm, &wish);
             let (leechers, seeders) = (counts.leechers, counts.seeders);
             *len = udp::write_announce_head(bytes, *transaction, INTERVAL_SECS, leechers, seeders);
-            for chunk in sample.chunks() {
+            sample.each(|chunk| {
                 let endpoints = chunk.endpoints();
                 bytes[*len..][..endpoints.len()].copy_from_slice(endpoints);
                 *len += endpoints.len();
-            }
+            });
         }
     }
 
