@@ -189,8 +189,7 @@ impl Lists {
         Some(small.refresh(position, false, announce))
     }
 
-    /// Appends a leecher with an empty stamp; returns where it stands. The list may move: `moved`
-    /// is told from where to where before the old block goes.
+    /// Appends a leecher with an empty stamp; returns where it stands. The list may move.
     pub fn push(&mut self, list: &mut Block, endpoint: &Endpoint) -> u32 {
         if !self.head(*list).is_large() {
             let head = self.head(*list);
