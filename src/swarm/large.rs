@@ -8,10 +8,10 @@ use smallvec::{SmallVec, smallvec};
 
 use super::hash::Hasher;
 use super::layout::{Clock, Columns, SMALL_MAX, Shape};
-use super::machine::prefetch;
 use super::peers::{Census, List, oldest_age};
 use super::slab::{BLOCK_BYTES_MAX, Block, Class, Slab, Use};
-use super::table::Sharded;
+use super::table::Table;
+use crate::limits::{ENDPOINT_V4_BYTES, ENDPOINT_V6_BYTES};
 use crate::wire::addr::Endpoint;
 use crate::wire::id::PeerId;
 
@@ -27,7 +27,7 @@ pub struct Large {
     /// Their columns.
     pub runs: Runs,
     /// Positions by the hash of their endpoint.
-    index: Sharded,
+    index: Table,
     /// Where the search for the oldest goes on.
     cursor: u32,
 }
@@ -51,7 +51,7 @@ impl Runs {
         let shift = (BLOCK_BYTES_MAX / shape.peer_bytes()).ilog2();
         debug_assert!(1 << shift >= SMALL_MAX);
         let last = Class::of(room * shape.peer_bytes());
-        let blocks = smallvec![slab.allocate(Use::Runs, last)];
+        let blocks = smallvec![slab.allocate(Use::Parts, last)];
         let mut runs = Self { shape, shift, blocks, last, last_room: 0 };
         runs.set_last(last);
         runs
@@ -104,7 +104,7 @@ impl Runs {
     pub fn endpoints<'a>(&self, slab: &'a Slab, from: u32, to: u32) -> (&'a [u8], u32) {
         let (run, at, end) = self.stretch(from, to);
         let stride = self.shape.stride;
-        let endpoints = &slab.tail(self.blocks[run])[at * stride..end * stride];
+        let endpoints = &slab.get(self.blocks[run], end * stride)[at * stride..];
         (endpoints, from + u32::try_from(end - at).expect("peers of a run"))
     }
 
@@ -112,12 +112,12 @@ impl Runs {
     #[must_use]
     pub fn stamp(&self, slab: &Slab, position: u32) -> u16 {
         let (run, at) = self.stamp_place(position);
-        bytemuck::pod_read_unaligned(&slab.tail(self.blocks[run])[at..][..size_of::<u16>()])
+        bytemuck::pod_read_unaligned(&slab.get(self.blocks[run], at + size_of::<u16>())[at..])
     }
 
     fn set_stamp(&self, slab: &mut Slab, position: u32, stamp: u16) {
         let (run, at) = self.stamp_place(position);
-        slab.tail_mut(self.blocks[run])[at..][..size_of::<u16>()]
+        slab.get_mut(self.blocks[run], at + size_of::<u16>())[at..]
             .copy_from_slice(bytemuck::bytes_of(&stamp));
     }
 
@@ -128,11 +128,32 @@ impl Runs {
         (run, self.room(run) * self.shape.stride + at * size_of::<u16>())
     }
 
+    /// Exchanges two peers whose endpoints have `N` bytes.
+    fn swap<const N: usize>(&self, slab: &mut Slab, a: u32, b: u32) {
+        let ((run_a, at_a), (run_b, at_b)) = (self.locate(a), self.locate(b));
+        let columns = self.columns(slab, run_a);
+        let endpoint: [u8; N] = columns.endpoints.as_chunks().0[at_a];
+        let stamp = columns.stamps[at_a];
+        let id = columns.ids.as_chunks().0.get(at_a).copied();
+        // First into the place of the other, and what was there into the place of this one.
+        let mut taken = (endpoint, stamp, id.unwrap_or_default());
+        for (run, at) in [(run_b, at_b), (run_a, at_a)] {
+            let columns = self.columns_mut(slab, run);
+            std::mem::swap(&mut columns.endpoints.as_chunks_mut().0[at], &mut taken.0);
+            std::mem::swap(&mut columns.stamps[at], &mut taken.1);
+            if id.is_some() {
+                let ids = columns.ids.as_chunks_mut::<{ size_of::<PeerId>() }>().0;
+                std::mem::swap(&mut ids[at], &mut taken.2);
+            }
+        }
+    }
+
     /// The compact endpoint at a position.
     #[must_use]
     pub fn endpoint<'a>(&self, slab: &'a Slab, position: u32) -> &'a [u8] {
         let (run, at) = self.locate(position);
-        &slab.tail(self.blocks[run])[at * self.shape.stride..][..self.shape.stride]
+        let start = at * self.shape.stride;
+        &slab.get(self.blocks[run], start + self.shape.stride)[start..]
     }
 
     /// The stamps of a run's peers, of `len` in all, and the position of the first.
@@ -148,7 +169,7 @@ impl Runs {
         let (run, at) = self.locate(len);
         if run == self.blocks.len() {
             self.set_last(Class::of(self.full() / 16 * self.shape.peer_bytes()));
-            self.blocks.push(slab.allocate(Use::Runs, self.last));
+            self.blocks.push(slab.allocate(Use::Parts, self.last));
         } else if at == self.last_room {
             let more = self.last_room + self.last_room.div_ceil(8);
             self.resize_last(slab, at, more.min(self.full()));
@@ -173,7 +194,7 @@ impl Runs {
             return;
         }
         let run = self.blocks.len() - 1;
-        let (old, new) = (self.blocks[run], slab.allocate(Use::Runs, class));
+        let (old, new) = (self.blocks[run], slab.allocate(Use::Parts, class));
         let old_room = self.last_room;
         self.blocks[run] = new;
         self.set_last(class);
@@ -192,7 +213,7 @@ impl Large {
         Self {
             census: Census::default(),
             runs: Runs::new(slab, shape, room),
-            index: Sharded::new(),
+            index: Table::new(),
             cursor: 0,
         }
     }
@@ -210,24 +231,24 @@ impl Large {
     pub fn find(&self, slab: &Slab, hasher: &Hasher, endpoint: &Endpoint) -> Option<u32> {
         let wanted = endpoint.as_bytes();
         let hash = hasher.compact(wanted);
-        self.index.find(hash, |position| self.runs.endpoint(slab, position) == wanted)
+        self.index.find(slab, hash, |position| self.runs.endpoint(slab, position) == wanted)
     }
 
     /// Tells the processor that `endpoint` will be looked for.
-    pub fn prefetch(&self, hasher: &Hasher, endpoint: &Endpoint) {
-        self.index.prefetch(hasher.endpoint(endpoint));
+    pub fn prefetch(&self, slab: &Slab, hasher: &Hasher, endpoint: &Endpoint) {
+        self.index.prefetch(slab, hasher.endpoint(endpoint));
     }
 
     /// Tells the processor what else an announce of `endpoint` will read.
     pub fn prefetch_peer(&self, slab: &Slab, hasher: &Hasher, endpoint: &Endpoint) {
         // The first whose tag fits is nearly always the right one.
         let hash = hasher.endpoint(endpoint);
-        if let Some(position) = self.index.find(hash, |_| true) {
-            let (run, at) = self.runs.stamp_place(position);
-            let block = slab.tail(self.runs.blocks[run]);
-            prefetch(&block[at]);
+        if let Some(position) = self.index.find(slab, hash, |_| true) {
+            let (run, stamp) = self.runs.stamp_place(position);
             let (_, at) = self.runs.locate(position);
-            prefetch(&block[at * self.runs.shape.stride]);
+            for at in [stamp, at * self.runs.shape.stride] {
+                slab.prefetch(self.runs.blocks[run], at / size_of::<u32>(), 1);
+            }
         }
     }
 
@@ -248,9 +269,15 @@ impl Large {
         shape.copy(&from, &mut shape.columns_mut(to, own), census.len as usize);
         self.census = census;
         for position in 0..census.len {
-            let hash_of = |at| hasher.compact(self.runs.endpoint(slab, at));
-            self.index.insert(hash_of(position), position, hash_of);
+            self.index_last(slab, hasher, position);
         }
+    }
+
+    /// Adds the peer at `position` to the index.
+    fn index_last(&mut self, slab: &mut Slab, hasher: &Hasher, position: u32) {
+        let hash_of = |slab: &Slab, at| hasher.compact(self.runs.endpoint(slab, at));
+        let hash = hash_of(slab, position);
+        self.index.insert(slab, hash, position, hash_of);
     }
 
     /// Copies the peers, few by now, into the block of a small list: see [`Large::fill`].
@@ -263,6 +290,14 @@ impl Large {
         shape.copy(&shape.columns(from, own), &mut to, self.census.len as usize);
     }
 
+    /// Whether `endpoint` can be appended without more memory.
+    #[must_use]
+    pub fn fits(&self, hasher: &Hasher, endpoint: &Endpoint) -> bool {
+        let (run, at) = self.runs.locate(self.census.len);
+        let room = run < self.runs.blocks.len() && at < self.runs.room(run);
+        room && self.index.fits(hasher.endpoint(endpoint))
+    }
+
     /// Appends a leecher with an empty stamp.
     pub fn push(&mut self, slab: &mut Slab, hasher: &Hasher, endpoint: &[u8]) -> u32 {
         let position = self.census.len;
@@ -273,8 +308,7 @@ impl Large {
         columns.endpoints[at * stride..][..stride].copy_from_slice(endpoint);
         columns.stamps[at] = 0;
         self.census.len += 1;
-        let hash_of = |at| hasher.compact(self.runs.endpoint(slab, at));
-        self.index.insert(hash_of(position), position, hash_of);
+        self.index_last(slab, hasher, position);
         position
     }
 
@@ -282,8 +316,9 @@ impl Large {
     pub fn remove(&mut self, slab: &mut Slab, hasher: &Hasher, position: u32) {
         LargeList { large: self, slab, hasher }.expel(position);
         let last = self.census.len;
-        let hash_of = |at| hasher.compact(self.runs.endpoint(slab, at));
-        self.index.remove(hash_of(last), last, hash_of);
+        let hash_of = |slab: &Slab, at| hasher.compact(self.runs.endpoint(slab, at));
+        let hash = hash_of(slab, last);
+        self.index.remove(slab, hash, last, hash_of);
         self.runs.shrink(slab, last);
     }
 
@@ -317,17 +352,18 @@ impl Large {
         None
     }
 
-    /// Frees the runs. The list must not be used any more.
+    /// Frees runs and index. The list must not be used any more.
     pub fn release(&mut self, slab: &mut Slab) {
         for run in self.runs.blocks.drain(..) {
             slab.free(run);
         }
+        self.index.release(slab);
     }
 
     /// Panics unless every relation holds. For tests and the fuzzers.
     pub fn check_invariants(&self, slab: &Slab, hasher: &Hasher) {
-        self.index.check_invariants(|at| hasher.compact(self.runs.endpoint(slab, at)));
-        let mut indexed: Vec<u32> = self.index.values().collect();
+        self.index.check_invariants(slab, |at| hasher.compact(self.runs.endpoint(slab, at)));
+        let mut indexed: Vec<u32> = self.index.values(slab).collect();
         indexed.sort_unstable();
         assert!(indexed.into_iter().eq(0..self.census.len));
         let full = (self.runs.blocks.len() - 1) * self.runs.full();
@@ -380,47 +416,13 @@ impl List for LargeList<'_> {
     }
 
     fn swap(&mut self, a: u32, b: u32) {
-        let hash = |list: &Self, at| list.hasher.compact(list.large.runs.endpoint(list.slab, at));
-        let (hash_a, hash_b) = (hash(self, a), hash(self, b));
-        // Three steps, since both entries may stand in one bucket under one tag.
-        self.large.index.replace(hash_a, a, u32::MAX);
-        self.large.index.replace(hash_b, b, a);
-        self.large.index.replace(hash_a, u32::MAX, b);
-
-        let ((run_a, at_a), (run_b, at_b)) = (self.large.runs.locate(a), self.large.runs.locate(b));
-        let (stride, id_bytes) = (self.large.runs.shape.stride, self.large.runs.shape.id_bytes);
-        let mut taken = Taken::default();
-        let columns = self.large.runs.columns(self.slab, run_a);
-        taken.endpoint[..stride].copy_from_slice(&columns.endpoints[at_a * stride..][..stride]);
-        taken.id[..id_bytes].copy_from_slice(&columns.ids[at_a * id_bytes..][..id_bytes]);
-        taken.stamp = columns.stamps[at_a];
-        let other =
-            taken.exchange(&mut self.large.runs.columns_mut(self.slab, run_b), at_b, stride);
-        let _ = other.exchange(&mut self.large.runs.columns_mut(self.slab, run_a), at_a, stride);
-    }
-}
-
-/// A peer out of its columns.
-#[derive(Clone, Copy, Default)]
-struct Taken {
-    endpoint: [u8; 18],
-    stamp: u16,
-    id: [u8; 20],
-}
-
-impl Taken {
-    /// Puts this peer into a position and returns the one that was there.
-    fn exchange(
-        mut self,
-        columns: &mut Columns<&mut [u8], &mut [u16]>,
-        at: usize,
-        stride: usize,
-    ) -> Self {
-        self.endpoint[..stride].swap_with_slice(&mut columns.endpoints[at * stride..][..stride]);
-        std::mem::swap(&mut self.stamp, &mut columns.stamps[at]);
-        if let Some(id) = columns.ids.as_chunks_mut().0.get_mut(at) {
-            std::mem::swap(&mut self.id, id);
+        let runs = &self.large.runs;
+        let hash = |at| self.hasher.compact(runs.endpoint(self.slab, at));
+        let (hash_a, hash_b) = (hash(a), hash(b));
+        self.large.index.exchange(self.slab, (hash_a, a), (hash_b, b));
+        match runs.shape.stride {
+            ENDPOINT_V4_BYTES => runs.swap::<ENDPOINT_V4_BYTES>(self.slab, a, b),
+            _ => runs.swap::<ENDPOINT_V6_BYTES>(self.slab, a, b),
         }
-        self
     }
 }

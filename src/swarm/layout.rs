@@ -21,6 +21,8 @@ use crate::wire::id::{InfoHash, PeerId};
 
 /// Bytes of a [`Head`].
 pub const HEAD_BYTES: usize = size_of::<Head>();
+/// Words of a [`Head`].
+pub const HEAD_WORDS: usize = HEAD_BYTES / size_of::<u32>();
 /// Peers of the longest list whose peers lie in its own block; up to here a scan of the endpoints
 /// costs no more than an index would.
 pub const SMALL_MAX: usize = 128;
@@ -58,7 +60,8 @@ pub struct Head {
     class: u8,
 }
 
-const _: () = assert!(HEAD_BYTES == 36 && SMALL_MAX <= u8::MAX as usize);
+const _: () =
+    assert!(HEAD_BYTES == 36 && HEAD_BYTES == 4 * HEAD_WORDS && SMALL_MAX <= u8::MAX as usize);
 
 impl Head {
     /// The head of an empty list in a block of `class`.

@@ -1,12 +1,12 @@
 //! All peer lists of one core: the slab they lie in, and one way to use the small and the large.
 
 use super::hash::Hasher;
-use super::large::{Large, LargeList, Runs};
-use super::layout::{Clock, Columns, HEAD_BYTES, Head, SMALL_MAX, Shape, room};
-use super::machine::prefetch_all;
+use super::large::{Large, LargeList};
+use super::layout::{Clock, Columns, HEAD_BYTES, HEAD_WORDS, Head, SMALL_MAX, Shape, room};
+use super::machine::prefetch;
 use super::peers::{Census, List, Refresh, Refreshed, oldest_age};
 use super::slab::{BLOCK_BYTES_MAX, Block, Class, Slab, Use};
-use super::small::{Small, census_of, position_of};
+use super::small::{Small, census_of, position_of, position_of_v4};
 use crate::limits::{ENDPOINT_V4_BYTES, ENDPOINT_V6_BYTES};
 use crate::wire::addr::{Endpoint, Family, Scope};
 use crate::wire::id::{InfoHash, PeerId};
@@ -16,6 +16,11 @@ use crate::wire::id::{InfoHash, PeerId};
 const LARGE_MIN: u32 = 64;
 /// Peers that expire from one list at once; more have to wait, and the list is silent meanwhile.
 const EXPIRE_MAX: u32 = 2_560;
+
+/// Bytes of a cache line.
+const LINE_BYTES: usize = 64;
+/// Bytes of a block that are prefetched before anything is known of it.
+const FIRST_BYTES: usize = 2 * LINE_BYTES;
 
 const _: () = {
     let widest = Shape::new(Family::V6, true).peer_bytes();
@@ -37,11 +42,11 @@ pub struct Lists {
 }
 
 impl Lists {
-    /// No lists; peer ids are kept in all of them or in none.
+    /// No lists, meant to take `bytes` at the most; peer ids are kept in all of them or in none.
     #[must_use]
-    pub const fn new(hasher: Hasher, keep_ids: bool) -> Self {
+    pub fn new(hasher: Hasher, bytes: usize, keep_ids: bool) -> Self {
         Self {
-            slab: Slab::new(),
+            slab: Slab::new(bytes),
             hasher,
             larges: Vec::new(),
             vacant: Vec::new(),
@@ -52,7 +57,8 @@ impl Lists {
 
     /// Forgets all of them.
     pub fn clear(&mut self) {
-        (self.slab, self.larges, self.vacant) = (Slab::new(), Vec::new(), Vec::new());
+        self.slab.clear();
+        (self.larges, self.vacant) = (Vec::new(), Vec::new());
         self.heap_bytes = 0;
     }
 
@@ -68,12 +74,13 @@ impl Lists {
     #[must_use]
     #[inline]
     pub fn head(&self, list: Block) -> &Head {
-        bytemuck::from_bytes(self.slab.get(list, HEAD_BYTES))
+        head_of(&self.slab, list)
     }
 
     /// The head of a list.
+    #[inline]
     pub fn head_mut(&mut self, list: Block) -> &mut Head {
-        bytemuck::from_bytes_mut(self.slab.get_mut(list, HEAD_BYTES))
+        bytemuck::cast_mut(self.slab.words_mut::<HEAD_WORDS>(list))
     }
 
     /// An empty list, in a block with room for one peer: the first of a swarm, which is on
@@ -135,9 +142,10 @@ impl Lists {
             return self.large(list).find(&self.slab, &self.hasher, endpoint);
         }
         let stride = endpoint.as_bytes().len();
-        let endpoints = &self.slab.tail(list)[HEAD_BYTES..][..usize::from(head.len) * stride];
+        let bytes = self.slab.get(list, HEAD_BYTES + usize::from(head.len) * stride);
+        let endpoints = &bytes[HEAD_BYTES..];
         match endpoint {
-            Endpoint::V4(wanted) => position_of(endpoints.as_chunks().0, wanted),
+            Endpoint::V4(wanted) => position_of_v4(endpoints.as_chunks().0, wanted),
             Endpoint::V6(wanted) => position_of(endpoints.as_chunks().0, wanted),
         }
     }
@@ -169,24 +177,35 @@ impl Lists {
     ) -> Option<Refreshed> {
         if self.head(list).is_large() {
             let position = self.large(list).find(&self.slab, &self.hasher, endpoint)?;
-            return Some(self.large_mut(list).refresh(position, false, announce));
+            return Some(self.large_mut(list).refresh_known(position, announce));
         }
         match endpoint {
-            Endpoint::V4(endpoint) => self.refresh_small(list, endpoint, announce),
-            Endpoint::V6(endpoint) => self.refresh_small(list, endpoint, announce),
+            Endpoint::V4(endpoint) => {
+                let mut small = self.small_mut::<ENDPOINT_V4_BYTES>(list);
+                let position = position_of_v4(small.endpoints(), endpoint)?;
+                Some(small.refresh_known(position, announce))
+            }
+            Endpoint::V6(endpoint) => {
+                let mut small = self.small_mut::<ENDPOINT_V6_BYTES>(list);
+                let position = position_of(small.endpoints(), endpoint)?;
+                Some(small.refresh_known(position, announce))
+            }
         }
     }
 
-    #[inline]
-    fn refresh_small<const N: usize>(
-        &mut self,
-        list: Block,
-        endpoint: &[u8; N],
-        announce: &Refresh<'_>,
-    ) -> Option<Refreshed> {
-        let mut small = self.small_mut::<N>(list);
-        let position = small.find(endpoint)?;
-        Some(small.refresh(position, false, announce))
+    /// Whether `endpoint` can be appended to a list, or to a new one, without another span.
+    #[must_use]
+    pub fn fits(&self, list: Option<Block>, endpoint: &Endpoint) -> bool {
+        let len = match list.map(|list| (list, self.head(list))) {
+            None => 0,
+            Some((list, head)) if head.is_large() => {
+                return self.large(list).fits(&self.hasher, endpoint);
+            }
+            Some((_, head)) if usize::from(head.len) < self.room(head) => return true,
+            Some((_, head)) => usize::from(head.len),
+        };
+        let bytes = (len + 1) * self.shape(endpoint.family()).peer_bytes();
+        len < SMALL_MAX && self.slab.has_room(Use::Swarms, Class::of(HEAD_BYTES + bytes))
     }
 
     /// Appends a leecher with an empty stamp; returns where it stands. The list may move.
@@ -224,7 +243,7 @@ impl Lists {
             let head = self.head(*list);
             let (len, room) = (usize::from(head.len), self.room(head));
             // Some room may stay, lest a list that has found its size moves for ever.
-            if room > len + 1 + len / 4 && room > 1 {
+            if room > len + 1 + len / 4 && room > 1 && self.can_save(head.family(), len.max(1)) {
                 *list = self.resize(*list, len.max(1));
             }
             return;
@@ -235,7 +254,8 @@ impl Lists {
         large.remove(&mut self.slab, &self.hasher, position);
         let len = large.census.len;
         self.heap_bytes = self.heap_bytes + large.heap_bytes() - before;
-        if len < LARGE_MIN {
+        let family = self.head(*list).family();
+        if len < LARGE_MIN && self.can_save(family, len as usize + len as usize / 8) {
             *list = self.make_small(*list);
         }
     }
@@ -319,21 +339,20 @@ impl Lists {
         newest.unwrap_or_else(|| Clock::age(now, head.oldest))
     }
 
-    /// The endpoints of a list.
+    /// The endpoints of `from..to`, as far as they lie side by side, and where that ends.
     #[must_use]
     #[inline]
-    pub fn view(&self, list: Block) -> View<'_> {
+    pub fn endpoints(&self, list: Block, from: u32, to: u32) -> (&[u8], u32) {
         let head = self.head(list);
         if head.is_large() {
-            View::Far(&self.slab, &self.large(list).runs)
-        } else {
-            let stride = head.family().endpoint_bytes();
-            let endpoints = &self.slab.tail(list)[HEAD_BYTES..];
-            View::Near(&endpoints[..usize::from(head.len) * stride], stride)
+            return self.large(list).runs.endpoints(&self.slab, from, to);
         }
+        let stride = head.family().endpoint_bytes();
+        let (start, end) = (from as usize * stride, to as usize * stride);
+        (&self.slab.get(list, HEAD_BYTES + end)[HEAD_BYTES + start..], to)
     }
 
-    /// The ids of the peers of a stretch that [`View::endpoints`] returned; none if they are not
+    /// The ids of the peers of a stretch that [`Lists::endpoints`] returned; none if they are not
     /// kept.
     #[must_use]
     pub fn ids(&self, list: Block, from: u32, to: u32) -> &[PeerId] {
@@ -349,27 +368,36 @@ impl Lists {
         bytemuck::cast_slice(&columns.ids[from * id_bytes..to * id_bytes])
     }
 
-    /// Tells the processor that an announce to this list follows; its head has come. Returns
-    /// whether the list is large.
+    /// Tells the processor that a block will be looked at.
+    #[inline]
+    pub fn prefetch_first(&self, list: Block) {
+        self.slab.prefetch(list, 0, FIRST_BYTES / LINE_BYTES);
+    }
+
+    /// Tells the processor that an announce to this list follows; the first two lines have come.
+    /// Returns whether the list is large.
+    #[inline]
     pub fn prefetch(&self, list: Block) -> bool {
         let head = self.head(list);
         if head.is_large() {
             // What a guess leads to may be no list any more.
             if let Some(large) = self.larges.get(self.number(list) as usize) {
-                prefetch_all(large);
+                prefetch(large);
             }
-            true
-        } else {
-            let bytes = HEAD_BYTES + self.room(head) * self.shape(head.family()).peer_bytes();
-            self.slab.prefetch(list, bytes.div_ceil(64));
-            false
+            return true;
         }
+        let bytes = head.class().bytes();
+        if bytes > FIRST_BYTES {
+            let lines = (bytes - FIRST_BYTES).div_ceil(LINE_BYTES);
+            self.slab.prefetch(list, FIRST_BYTES / size_of::<u32>(), lines);
+        }
+        false
     }
 
     /// Tells the processor that `endpoint` will be looked for in a list, if it is a large one.
     pub fn prefetch_index(&self, list: Block, endpoint: &Endpoint) {
         if self.head(list).is_large() {
-            self.large(list).prefetch(&self.hasher, endpoint);
+            self.large(list).prefetch(&self.slab, &self.hasher, endpoint);
         }
     }
 
@@ -390,6 +418,12 @@ impl Lists {
         self.take_block(new, *self.head(list));
         self.free_block(list);
         new
+    }
+
+    /// Whether a list may move to a block for `len` peers only to save memory.
+    fn can_save(&self, family: Family, len: usize) -> bool {
+        let bytes = HEAD_BYTES + len.max(1) * self.shape(family).peer_bytes();
+        self.slab.can_save(Use::Swarms, Class::of(bytes))
     }
 
     fn renew_oldest(&mut self, list: Block, now: u16) {
@@ -422,8 +456,7 @@ impl Lists {
 
     /// The number of a large list.
     fn number(&self, list: Block) -> u32 {
-        let bytes = self.slab.get(list, HEAD_BYTES + size_of::<u32>());
-        *bytemuck::from_bytes(&bytes[HEAD_BYTES..])
+        self.slab.words::<{ HEAD_WORDS + 1 }>(list)[HEAD_WORDS]
     }
 
     fn large_mut(&mut self, list: Block) -> LargeList<'_> {
@@ -476,8 +509,7 @@ impl Lists {
             u32::try_from(self.larges.len() - 1).expect("far fewer than peers")
         });
         self.larges[number as usize] = Some(large);
-        let bytes = self.slab.get_mut(new, HEAD_BYTES + size_of::<u32>());
-        *bytemuck::from_bytes_mut(&mut bytes[HEAD_BYTES..]) = number;
+        self.slab.words_mut::<{ HEAD_WORDS + 1 }>(new)[HEAD_WORDS] = number;
         self.free_block(list);
         new
     }
@@ -532,7 +564,6 @@ impl Lists {
         assert!(census.seeders <= census.len);
         assert_eq!(partial, census.partial);
         if head.is_large() {
-            assert!(census.len >= LARGE_MIN);
             self.large(list).check_invariants(&self.slab, &self.hasher);
         } else {
             assert!(census.len as usize <= self.room(head));
@@ -549,23 +580,9 @@ impl Lists {
     }
 }
 
-/// The endpoints of a list, wherever they are.
-#[derive(Clone, Copy, Debug)]
-pub enum View<'a> {
-    /// In one piece, each so long.
-    Near(&'a [u8], usize),
-    /// In runs.
-    Far(&'a Slab, &'a Runs),
-}
-
-impl<'a> View<'a> {
-    /// The endpoints of `from..to`, as far as they lie side by side, and where that ends.
-    #[must_use]
-    #[inline]
-    pub fn endpoints(self, from: u32, to: u32) -> (&'a [u8], u32) {
-        match self {
-            Self::Near(all, stride) => (&all[from as usize * stride..to as usize * stride], to),
-            Self::Far(slab, runs) => runs.endpoints(slab, from, to),
-        }
-    }
+/// The head of a list in `slab`.
+#[must_use]
+#[inline]
+pub fn head_of(slab: &Slab, list: Block) -> &Head {
+    bytemuck::cast_ref(slab.words::<HEAD_WORDS>(list))
 }

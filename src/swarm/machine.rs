@@ -1,134 +1,235 @@
-//! What the machine offers below safe Rust: memory in pieces of 2 MiB, huge pages where the kernel
-//! has them; prefetches; sixteen comparisons at once.
+//! What the machine offers below safe Rust: a stretch of memory that grows and gives back in huge
+//! pages; prefetches; sixteen comparisons at once.
 
 #![expect(unsafe_code, reason = "mappings and instructions that safe Rust cannot say")]
 
 use std::ops::{Deref, DerefMut};
-use std::ptr::NonNull;
+
+#[cfg(not(miri))]
+use self::mapping::Mapping;
+#[cfg(miri)]
+use self::standin::Mapping;
 
 /// Bytes of a piece: one huge page.
-pub const PAGES_BYTES: usize = 2 << 20;
+pub const PIECE_BYTES: usize = 2 << 20;
+/// Words of a piece.
+pub const PIECE_WORDS: usize = PIECE_BYTES / size_of::<u32>();
 
-/// A piece of zeroed memory of our own, aligned to its size; given back to the kernel at once when
-/// dropped.
+/// Memory of our own, as words. Its address space is reserved at once, so that it never moves; it
+/// grows by pieces, of which the kernel makes huge pages if it has them.
 #[derive(Debug)]
-pub struct Pages(NonNull<u8>);
+pub struct Memory {
+    mapping: Mapping,
+    /// Pieces that may be used, from the beginning on.
+    pieces: usize,
+}
 
-// SAFETY: the memory belongs to this value alone, as a box's would.
-unsafe impl Send for Pages {}
-// SAFETY: as above; shared references only read.
-unsafe impl Sync for Pages {}
-
-impl Pages {
-    /// Maps a piece.
+impl Memory {
+    /// Reserves address space for `bytes`, none of it to be used yet.
     ///
     /// # Panics
-    /// If the kernel has no memory left, as any allocation would.
-    #[cfg(not(miri))]
+    /// If the process may not have as much address space.
     #[must_use]
-    pub fn new() -> Self {
-        use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+    pub fn reserve(bytes: usize) -> Self {
+        Self { mapping: Mapping::new(bytes.div_ceil(PIECE_BYTES)), pieces: 0 }
+    }
 
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // Twice as much, of which the part around the aligned piece goes back.
-        let len = 2 * PAGES_BYTES;
-        // SAFETY: a new mapping where the kernel likes.
-        let mapped =
-            unsafe { mmap_anonymous(std::ptr::null_mut(), len, protection, MapFlags::PRIVATE) };
-        let start = mapped.expect("memory for swarms").cast::<u8>();
-        // The upper piece if both are aligned: the kernel maps downwards, and neighbours become one
-        // mapping for it, of which a process may not have many.
-        let before = match start.align_offset(PAGES_BYTES) {
-            0 => PAGES_BYTES,
-            before => before,
-        };
-        let aligned = start.wrapping_add(before);
-        let after = PAGES_BYTES - before;
-        if before > 0 {
-            // SAFETY: the beginning of the mapping made above, which nobody refers to.
-            let _ = unsafe { munmap(start.cast(), before) };
-        }
-        if after > 0 {
+    /// Pieces that may be used.
+    #[must_use]
+    pub const fn pieces(&self) -> usize {
+        self.pieces
+    }
+
+    /// Adds a piece at the end, zeroed.
+    ///
+    /// # Panics
+    /// If everything that was reserved is in use.
+    pub fn grow(&mut self) {
+        self.mapping.open(self.pieces);
+        self.pieces += 1;
+    }
+
+    /// Gives the memory of a piece back to the kernel. It is zeroed when it is used again.
+    pub fn give_back(&mut self, piece: usize) {
+        assert!(piece < self.pieces);
+        self.mapping.give_back(piece);
+    }
+
+    /// Gives everything back.
+    pub fn clear(&mut self) {
+        (0..self.pieces).for_each(|piece| self.mapping.give_back(piece));
+    }
+}
+
+impl Deref for Memory {
+    type Target = [u32];
+
+    #[inline]
+    fn deref(&self) -> &[u32] {
+        self.mapping.words(self.pieces)
+    }
+}
+
+impl DerefMut for Memory {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u32] {
+        self.mapping.words_mut(self.pieces)
+    }
+}
+
+/// Address space from the kernel.
+#[cfg(not(miri))]
+mod mapping {
+    use std::ptr::NonNull;
+
+    use rustix::mm::{
+        Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect, munmap,
+    };
+
+    use super::{PIECE_BYTES, PIECE_WORDS};
+
+    /// `pieces` pieces of address space, aligned to their size. Invariant: those that were opened
+    /// can be read and written as long as this lives, by nobody else.
+    #[derive(Debug)]
+    pub struct Mapping {
+        start: NonNull<u32>,
+        pieces: usize,
+        opened: usize,
+    }
+
+    // SAFETY: the memory belongs to this value alone, as a box's would.
+    unsafe impl Send for Mapping {}
+    // SAFETY: as above; shared references only read.
+    unsafe impl Sync for Mapping {}
+
+    impl Mapping {
+        pub fn new(pieces: usize) -> Self {
+            // One more than asked for, of which the parts around the aligned pieces go back.
+            let bytes = (pieces + 1) * PIECE_BYTES;
+            let (anywhere, nothing) = (std::ptr::null_mut(), ProtFlags::empty());
+            let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+            // SAFETY: a new mapping where the kernel likes.
+            let mapped = unsafe { mmap_anonymous(anywhere, bytes, nothing, flags) };
+            let mapped = mapped.expect("address space for the configured memory").cast::<u8>();
+            let before = mapped.align_offset(PIECE_BYTES);
+            let start = mapped.wrapping_add(before);
+            if before > 0 {
+                // SAFETY: the beginning of the mapping made above, which nobody refers to.
+                let _ = unsafe { munmap(mapped.cast(), before) };
+            }
+            let end = start.wrapping_add(pieces * PIECE_BYTES);
             // SAFETY: the end of the mapping made above, which nobody refers to.
-            let _ = unsafe { munmap(aligned.wrapping_add(PAGES_BYTES).cast(), after) };
+            let _ = unsafe { munmap(end.cast(), PIECE_BYTES - before) };
+            let start = NonNull::new(start.cast()).expect("a mapping is never at 0");
+            Self { start, pieces, opened: 0 }
         }
-        // A kernel that has no huge pages is right to refuse: it is only advice.
-        // SAFETY: advice about memory that is ours.
-        let _ = unsafe { madvise(aligned.cast(), PAGES_BYTES, Advice::LinuxHugepage) };
-        Self(NonNull::new(aligned).expect("a mapping is never at 0"))
+
+        pub fn open(&mut self, piece: usize) {
+            assert!(piece < self.pieces, "more memory than was reserved");
+            if piece < self.opened {
+                return;
+            }
+            let at = self.start.as_ptr().wrapping_add(piece * PIECE_WORDS).cast();
+            let access = MprotectFlags::READ | MprotectFlags::WRITE;
+            // SAFETY: inside the mapping (first line); nobody has a reference to it yet.
+            unsafe { mprotect(at, PIECE_BYTES, access) }.expect("memory for swarms");
+            // A kernel that has no huge pages is right to refuse: it is only advice.
+            // SAFETY: advice about memory that is ours.
+            let _ = unsafe { madvise(at, PIECE_BYTES, Advice::LinuxHugepage) };
+            self.opened = piece + 1;
+        }
+
+        pub fn give_back(&mut self, piece: usize) {
+            assert!(piece < self.opened);
+            let at = self.start.as_ptr().wrapping_add(piece * PIECE_WORDS).cast();
+            // SAFETY: inside the mapping (above), and `&mut self`: nobody refers to what is there.
+            unsafe { madvise(at, PIECE_BYTES, Advice::LinuxDontNeed) }.expect("memory of our own");
+        }
+
+        #[inline]
+        pub fn words(&self, pieces: usize) -> &[u32] {
+            debug_assert!(pieces <= self.opened);
+            // SAFETY: `Memory` has opened so many pieces, which live as long as `self`; anonymous
+            // memory is initialised.
+            unsafe { std::slice::from_raw_parts(self.start.as_ptr(), pieces * PIECE_WORDS) }
+        }
+
+        #[inline]
+        pub fn words_mut(&mut self, pieces: usize) -> &mut [u32] {
+            debug_assert!(pieces <= self.opened);
+            // SAFETY: as above, and borrowed mutably.
+            unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), pieces * PIECE_WORDS) }
+        }
     }
 
-    /// Takes a piece from the allocator: there are no mappings under Miri.
-    #[cfg(miri)]
-    #[must_use]
-    pub fn new() -> Self {
-        // SAFETY: the size is not 0.
-        let start = unsafe { std::alloc::alloc_zeroed(Self::LAYOUT) };
-        Self(NonNull::new(start).expect("memory for swarms"))
-    }
-
-    #[cfg(miri)]
-    const LAYOUT: std::alloc::Layout =
-        match std::alloc::Layout::from_size_align(PAGES_BYTES, PAGES_BYTES) {
-            Ok(layout) => layout,
-            Err(_) => panic!("a power of two"),
-        };
-}
-
-impl Drop for Pages {
-    fn drop(&mut self) {
-        #[cfg(not(miri))]
-        // SAFETY: exactly what `new` mapped; nobody can borrow it any more.
-        let _ = unsafe { rustix::mm::munmap(self.0.as_ptr().cast(), PAGES_BYTES) };
-        #[cfg(miri)]
-        // SAFETY: allocated by `new` with the same layout.
-        unsafe {
-            std::alloc::dealloc(self.0.as_ptr(), Self::LAYOUT);
+    impl Drop for Mapping {
+        fn drop(&mut self) {
+            let bytes = self.pieces * PIECE_BYTES;
+            if bytes > 0 {
+                // SAFETY: exactly what `new` kept; nobody can borrow it any more.
+                let _ = unsafe { munmap(self.start.as_ptr().cast(), bytes) };
+            }
         }
     }
 }
 
-impl Deref for Pages {
-    type Target = [u8];
+/// What Miri uses, which knows no mappings: memory that moves when it grows.
+#[cfg(miri)]
+mod standin {
+    use super::PIECE_WORDS;
 
-    fn deref(&self) -> &[u8] {
-        // SAFETY: `PAGES_BYTES` initialised bytes that live as long as `self`.
-        unsafe { std::slice::from_raw_parts(self.0.as_ptr(), PAGES_BYTES) }
+    #[derive(Debug)]
+    pub struct Mapping {
+        words: Vec<u32>,
+        pieces: usize,
     }
-}
 
-impl DerefMut for Pages {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and borrowed mutably.
-        unsafe { std::slice::from_raw_parts_mut(self.0.as_ptr(), PAGES_BYTES) }
-    }
-}
+    impl Mapping {
+        pub const fn new(pieces: usize) -> Self {
+            Self { words: Vec::new(), pieces }
+        }
 
-/// Tells the processor that the cache line at the beginning of `target` is wanted soon.
-#[inline]
-pub fn prefetch<T: ?Sized>(target: &T) {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    // SAFETY: a prefetch has no effect but on the cache, and the address is valid.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(target).cast());
+        pub fn open(&mut self, piece: usize) {
+            assert!(piece < self.pieces, "more memory than was reserved");
+            self.words.resize(self.words.len().max((piece + 1) * PIECE_WORDS), 0);
+        }
+
+        pub fn give_back(&mut self, piece: usize) {
+            self.words[piece * PIECE_WORDS..][..PIECE_WORDS].fill(0);
+        }
+
+        pub fn words(&self, pieces: usize) -> &[u32] {
+            &self.words[..pieces * PIECE_WORDS]
+        }
+
+        pub fn words_mut(&mut self, pieces: usize) -> &mut [u32] {
+            &mut self.words[..pieces * PIECE_WORDS]
+        }
     }
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    let _ = target;
 }
 
 /// Tells the processor that all of `target` is wanted soon.
 #[inline]
-pub fn prefetch_all<T>(target: &T) {
+pub fn prefetch<T>(target: &T) {
+    prefetch_from(std::ptr::from_ref(target).cast(), size_of::<T>().div_ceil(64));
+}
+
+/// Tells the processor that some cache lines of `memory`, from a place on, are wanted soon.
+#[inline]
+pub fn prefetch_lines(memory: &[u32], at: usize, lines: usize) {
+    prefetch_from(memory.as_ptr().wrapping_add(at).cast(), lines);
+}
+
+#[inline]
+fn prefetch_from(first: *const u8, lines: usize) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    for line in 0..size_of::<T>().div_ceil(64) {
+    for line in 0..lines {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let at = std::ptr::from_ref(target).cast::<i8>().wrapping_add(64 * line);
         // SAFETY: a prefetch has no effect but on the cache, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(64 * line).cast()) };
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    let _ = target;
+    let _ = (first, lines);
 }
 
 /// The positions at which `bytes` holds `byte`, as bits.
@@ -150,22 +251,106 @@ pub fn equal_bytes(bytes: &[u8; 16], byte: u8) -> u32 {
     bytes.iter().enumerate().fold(0, |mask, (at, &other)| mask | u32::from(other == byte) << at)
 }
 
+/// Six bytes, eight times: what [`Needle::among`] compares with.
+#[derive(Clone, Copy, Debug)]
+pub struct Needle([[u8; 6]; 8]);
+
+impl Needle {
+    /// To look for these bytes.
+    #[inline]
+    #[must_use]
+    pub const fn new(wanted: [u8; 6]) -> Self {
+        Self([wanted; 8])
+    }
+
+    /// Which of eight are equal to it: bit 3n says so of the n-th.
+    #[inline]
+    #[must_use]
+    pub fn among(&self, eight: &[[u8; 6]; 8]) -> u32 {
+        // Three words each: equal are those all of whose words are.
+        let words = equal_words(eight.as_flattened(), self.0.as_flattened());
+        words & words >> 1 & words >> 2 & 0x24_9249
+    }
+}
+
+/// Which of the 24 words of two bytes are equal, as bits.
+#[inline]
+fn equal_words(one: &[u8], other: &[u8]) -> u32 {
+    let (one, other) = (one.as_chunks::<16>().0, other.as_chunks::<16>().0);
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: SSE2 is part of every x86-64; sixteen bytes are read each time, from any address.
+    // JUSTIFICATION: `cargo bench --bench instructions`: 60 instructions an announce, of which a
+    // loop over the endpoints takes 110.
+    #[expect(clippy::multiple_unsafe_ops_per_block, reason = "three comparisons as one")]
+    unsafe {
+        use std::arch::x86_64::{
+            _mm_cmpeq_epi16, _mm_loadu_si128, _mm_movemask_epi8, _mm_packs_epi16,
+        };
+        let [first, second, third] = std::array::from_fn(|at| {
+            let one = _mm_loadu_si128(one[at].as_ptr().cast());
+            let other = _mm_loadu_si128(other[at].as_ptr().cast());
+            _mm_cmpeq_epi16(one, other)
+        });
+        let low = _mm_movemask_epi8(_mm_packs_epi16(first, second)).cast_unsigned();
+        let high = _mm_movemask_epi8(_mm_packs_epi16(third, third)).cast_unsigned();
+        low | (high & 0xFF) << 16
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    {
+        let words = one.as_flattened().chunks_exact(2).zip(other.as_flattened().chunks_exact(2));
+        words.enumerate().fold(0, |mask, (at, (a, b))| mask | u32::from(a == b) << at)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn pages_are_aligned_zeroed_and_writable() {
-        let mut all: Vec<Pages> = (0..5).map(|_| Pages::new()).collect();
-        for (number, pages) in (1_u8..).zip(&mut all) {
-            assert!(pages.as_ptr().addr().is_multiple_of(PAGES_BYTES));
-            assert!(pages.iter().step_by(511).all(|&byte| byte == 0));
-            pages[0] = number;
-            pages[PAGES_BYTES - 1] = number;
+    fn a_needle_is_found_wherever_it_is_and_only_there() {
+        let mut eight = [[1, 2, 3, 4, 5, 6]; 8];
+        assert_eq!(Needle::new([1, 2, 3, 4, 5, 6]).among(&eight), 0x24_9249);
+        for at in 0..8 {
+            for byte in 0..6 {
+                let before = eight[at];
+                eight[at][byte] ^= 0x80;
+                assert_eq!(Needle::new(eight[at]).among(&eight), 1 << (3 * at));
+                assert_eq!(Needle::new(before).among(&eight), 0x24_9249 ^ 1 << (3 * at));
+                eight[at] = before;
+            }
         }
-        for (number, pages) in (1_u8..).zip(&all) {
-            assert_eq!((pages[0], pages[PAGES_BYTES - 1]), (number, number));
+        // The halves of neighbours do not make one.
+        assert_eq!(Needle::new([4, 5, 6, 1, 2, 3]).among(&eight), 0);
+        assert_eq!(Needle::new([3, 4, 5, 6, 1, 2]).among(&eight), 0);
+    }
+
+    #[test]
+    fn memory_grows_in_place_and_is_zeroed_when_it_is_used_again() {
+        let mut memory = Memory::reserve(3 * PIECE_BYTES);
+        assert_eq!(memory.len(), 0);
+        for piece in 0..3 {
+            memory.grow();
+            assert_eq!((memory.pieces(), memory.len()), (piece + 1, (piece + 1) * PIECE_WORDS));
+            let first = piece * PIECE_WORDS;
+            assert!(memory[first..].iter().step_by(511).all(|&word| word == 0));
+            (memory[first], memory[first + PIECE_WORDS - 1]) = (7, 8);
         }
+        #[cfg(not(miri))]
+        assert!(memory.as_ptr().addr().is_multiple_of(PIECE_BYTES));
+        memory.give_back(1);
+        let seen: Vec<u32> = memory.iter().copied().filter(|&word| word != 0).collect();
+        assert_eq!(seen, [7, 8, 7, 8]);
+        memory[PIECE_WORDS] = 9;
+        memory.clear();
+        assert!(memory.iter().step_by(512).all(|&word| word == 0));
+    }
+
+    #[test]
+    #[should_panic(expected = "more memory than was reserved")]
+    fn memory_ends_where_its_reservation_does() {
+        let mut memory = Memory::reserve(1);
+        memory.grow();
+        memory.grow();
     }
 
     #[test]

@@ -31,6 +31,7 @@ use smallvec::SmallVec;
 use self::expiry::Sweep;
 use self::hash::Hasher;
 use self::layout::Clock;
+use self::lists::Lists;
 use self::peers::{Census, Refresh, Refreshed};
 use self::sample::{BUCKETS_MAX, Bucket, apportion};
 use self::slab::Block;
@@ -173,7 +174,7 @@ impl SwarmStore {
             bounds,
             clock: Clock::new(bounds.peer_ttl_secs),
             seen: Seconds(0),
-            swarms: Swarms::new(Hasher::new(key), bounds.keep_peer_ids),
+            swarms: Swarms::new(Hasher::new(key), bounds.memory_bytes, bounds.keep_peer_ids),
             rng,
             totals: Totals::default(),
             sweep: Sweep::default(),
@@ -200,7 +201,7 @@ impl SwarmStore {
             for (swarm, hash) in swarms.iter_mut().zip(&hashes[..due.len()]) {
                 *swarm = self.swarms.guess(*hash);
                 if let Some(swarm) = *swarm {
-                    self.swarms.lists.slab.prefetch(swarm, 2);
+                    self.swarms.lists.prefetch_first(swarm);
                 }
             }
             let mut large: SmallVec<[(Block, Endpoint); BATCH_MAX]> = SmallVec::new_const();
@@ -239,8 +240,21 @@ impl SwarmStore {
             }
         }
 
+        self.announce_anew(now, arrival, &refresh)
+    }
+
+    /// An announce that may change more than one peer.
+    #[inline(never)]
+    fn announce_anew(
+        &mut self,
+        now: Seconds,
+        arrival: &Arrival,
+        refresh: &Refresh<'_>,
+    ) -> Announced {
+        let stamp = refresh.now;
+        let (family, scope) = (arrival.endpoint.family(), arrival.scope);
         // From here on memory may be needed, and what makes room may move or remove any swarm.
-        self.make_room(now);
+        self.make_room(now, arrival);
         let mut swarm = self
             .swarms
             .find(&arrival.info_hash)
@@ -261,7 +275,7 @@ impl SwarmStore {
             self.totals.leechers[family as usize] += 1;
             self.swarms.push(&mut swarm, &mut list, &arrival.endpoint)
         });
-        let refreshed = self.swarms.lists.refresh(list, (position, joined), &refresh);
+        let refreshed = self.swarms.lists.refresh(list, (position, joined), refresh);
         self.announced(stamp, swarm, (list, joined), &refreshed)
     }
 
@@ -355,18 +369,24 @@ impl SwarmStore {
         if !self.may_be_given(handle.0, wish) {
             return sample;
         }
-        let (family, census) = (lists.head(handle.0).family(), lists.census(handle.0));
+        let census = lists.census(handle.0);
+        let list = (handle.0, lists.head(handle.0).family());
         let asker = wish.asker.map(|asker| asker.position);
-        let leechers = Bucket::new((handle.0, family), census.seeders, census.len, asker);
-        let last_seeder = if wish.seeder { 0 } else { census.seeders };
-        let seeders = Bucket::new((handle.0, family), 0, last_seeder, asker);
-        let (sizes, mut shares) = ([leechers.size(), seeders.size()], [0; 2]);
-        apportion(&mut self.rng, u32::from(wish.num_want), &sizes, &mut shares);
-        for (bucket, share) in [leechers, seeders].iter().zip(shares) {
-            // Where everybody is chosen it does not matter where the window begins.
-            let size = bucket.size();
-            let start = if share < size { self.rng.below(size) } else { 0 };
-            sample.take(bucket, start, share);
+        let want = u32::from(wish.num_want);
+        let first = if wish.seeder { census.seeders } else { 0 };
+        let all = Bucket::new(list, first, census.len, asker);
+        if all.size() <= want {
+            sample.take(&all, 0, all.size());
+        } else if first == census.seeders {
+            sample.take(&all, skip(&mut self.rng, lists, &all, want), want);
+        } else {
+            let leechers = Bucket::new(list, census.seeders, census.len, asker);
+            let seeders = Bucket::new(list, 0, census.seeders, asker);
+            let mut shares = [0; 2];
+            apportion(&mut self.rng, want, &[leechers.size(), seeders.size()], &mut shares);
+            for (bucket, share) in [leechers, seeders].iter().zip(shares) {
+                sample.take(bucket, skip(&mut self.rng, lists, bucket, share), share);
+            }
         }
         sample
     }
@@ -405,10 +425,7 @@ impl SwarmStore {
         apportion(&mut self.rng, want, &sizes, &mut shares[..sizes.len()]);
         let mut sample = Sample::of(lists);
         for (bucket, share) in buckets.iter().zip(shares) {
-            // Where everybody is chosen it does not matter where the window begins.
-            let size = bucket.size();
-            let start = if share < size { self.rng.below(size) } else { 0 };
-            sample.take(bucket, start, share);
+            sample.take(bucket, skip(&mut self.rng, lists, bucket, share), share);
         }
         sample
     }
@@ -519,6 +536,15 @@ impl SwarmStore {
 
 /// Seconds between two announces of a peer after which its swarm is taken for real.
 const CAME_BACK_SECS: u32 = 300;
+
+/// Where a window of `share` peers begins: at random, if chance has not chosen already.
+#[inline]
+fn skip(rng: &mut Rng, lists: &Lists, bucket: &Bucket, share: u32) -> u32 {
+    // In a small list the asker has just changed places with a random one of its kind, and windows
+    // are counted from it on.
+    let chosen = bucket.asker.is_some() && !lists.head(bucket.list).is_large();
+    if chosen || share == bucket.size() { 0 } else { rng.below(bucket.size()) }
+}
 
 /// Moves a total by what one of its parts changed from and to.
 fn adjust(total: &mut u64, before: u32, after: u32) {

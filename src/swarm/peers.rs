@@ -74,8 +74,45 @@ pub trait List {
     /// Whether an announce changes places with another peer in such a list this time.
     fn mixes(&self, pick: u32) -> bool;
 
-    /// Applies an announce by the peer at `position`, which may have `joined` just now.
+    /// Applies an announce by the peer at `position`, which was in the list before.
+    ///
+    /// Most say nothing new but that the peer is still there.
     #[inline]
+    fn refresh_known(&mut self, position: u32, announce: &Refresh<'_>) -> Refreshed {
+        let Refresh { now, report, id, pick } = *announce;
+        let (census, before) = (self.census(), self.stamp(position));
+        let is_seeder = position < census.seeders;
+        let is_partial = before & PARTIAL != 0;
+        let is_new = is_seeder != report.seeder
+            || is_partial != (report.partial && !report.seeder)
+            || report.completed && !is_seeder && before & COUNTED == 0;
+        if is_new {
+            return self.refresh(position, false, announce);
+        }
+        self.set_stamp(position, now | before & (PARTIAL | COUNTED));
+        self.set_id(position, id);
+        let position = if self.mixes(pick) { self.mix(position, &census, pick) } else { position };
+        Refreshed { position, completed: false, stamp: before, census: (census, census) }
+    }
+
+    /// Exchanges a peer with a random one of its kind; returns where it stands now.
+    #[inline]
+    fn mix(&mut self, position: u32, census: &Census, pick: u32) -> u32 {
+        let (from, to) = if position < census.seeders {
+            (0, census.seeders)
+        } else {
+            (census.seeders, census.len)
+        };
+        // Multiply and shift: even enough, and no division.
+        let wide = u64::from(pick) * u64::from(to - from);
+        let other = from + u32::try_from(wide >> 32).expect("below 2^32");
+        if other != position {
+            self.swap(position, other);
+        }
+        other
+    }
+
+    /// Applies an announce by the peer at `position`, which may have `joined` just now.
     fn refresh(&mut self, position: u32, joined: bool, announce: &Refresh<'_>) -> Refreshed {
         let Refresh { now, report, id, pick } = *announce;
         let old = self.census();
@@ -93,15 +130,7 @@ pub trait List {
         self.set_id(position, id);
         let mut position = self.move_over(position, report.seeder, &mut census);
         if self.mixes(pick) {
-            let (from, to) =
-                if report.seeder { (0, census.seeders) } else { (census.seeders, census.len) };
-            // Multiply and shift: even enough, and no division.
-            let wide = u64::from(pick) * u64::from(to - from);
-            let other = from + u32::try_from(wide >> 32).expect("below 2^32");
-            if other != position {
-                self.swap(position, other);
-                position = other;
-            }
+            position = self.mix(position, &census, pick);
         }
         if census != old {
             self.set_census(census);

@@ -7,12 +7,13 @@
 //! longest ago. What is left of such a span moves into the gaps of others of its class, so that
 //! whole spans become free for any class.
 
-use super::SwarmStore;
 use super::slab::{Block, SPAN_BYTES, Slab};
+use super::{Arrival, SwarmStore};
 use crate::time::Seconds;
 
-/// Bytes that one announce may need at the most: blocks of three classes, and a table that grows.
-const RESERVE_BYTES: usize = 4 * SPAN_BYTES;
+/// Bytes that one announce may need at the most: blocks of three classes, and those of a table that
+/// grows.
+const RESERVE_BYTES: usize = 6 * SPAN_BYTES;
 /// Spans that one announce clears at the most; the next goes on.
 const SPANS_PER_CALL: u32 = 8;
 
@@ -27,19 +28,26 @@ enum Victims {
 
 impl SwarmStore {
     /// Removes whole swarms, the least valuable first, until an announce fits into the budget.
-    pub(super) fn make_room(&mut self, now: Seconds) {
-        if self.swarms.bytes() + RESERVE_BYTES > self.bounds.memory_bytes {
-            self.clear_spans(now);
+    pub(super) fn make_room(&mut self, now: Seconds, arrival: &Arrival) {
+        if !self.fits(arrival) {
+            self.clear_spans(now, arrival);
         }
     }
 
+    /// Whether there is memory to spare, or an announce needs none of it.
+    fn fits(&self, arrival: &Arrival) -> bool {
+        let Arrival { info_hash, endpoint, scope, .. } = arrival;
+        self.swarms.bytes() + RESERVE_BYTES <= self.bounds.memory_bytes
+            || self.swarms.fits(info_hash, endpoint, *scope)
+    }
+
     #[cold]
-    fn clear_spans(&mut self, now: Seconds) {
+    fn clear_spans(&mut self, now: Seconds, arrival: &Arrival) {
         let now = self.clock.stamp(now);
         for _ in 0..SPANS_PER_CALL {
             let Some((span, victims)) = self.choose_span() else { return };
-            self.clear_span(now, span, victims);
-            if self.swarms.bytes() + RESERVE_BYTES <= self.bounds.memory_bytes {
+            self.clear_span(now, span, victims, arrival);
+            if self.fits(arrival) {
                 return;
             }
         }
@@ -72,7 +80,7 @@ impl SwarmStore {
     }
 
     /// Removes swarms from a span, and moves what is left to others of its class if it fits there.
-    fn clear_span(&mut self, now: u16, span: usize, victims: Victims) {
+    fn clear_span(&mut self, now: u16, span: usize, victims: Victims, arrival: &Arrival) {
         let lists = &self.swarms.lists;
         let Some(class) = lists.slab.class(span) else { return };
         let blocks: Vec<Block> = lists.slab.blocks(span).collect();
@@ -92,7 +100,7 @@ impl SwarmStore {
             self.evict(swarm);
         }
         if victims == Victims::OlderHalf {
-            self.evict_older_half(now, others);
+            self.evict_older_half(now, others, arrival);
         }
         let slab = &mut self.swarms.lists.slab;
         let Some((used, _)) = slab.population(span) else { return };
@@ -108,7 +116,7 @@ impl SwarmStore {
         }
     }
 
-    fn evict_older_half(&mut self, now: u16, swarms: Vec<Block>) {
+    fn evict_older_half(&mut self, now: u16, swarms: Vec<Block>, arrival: &Arrival) {
         let (of, lists) = (&self.swarms, &self.swarms.lists);
         // Heads of large lists are as small as single peers' swarms, and the last that should go.
         let is_large = |&swarm: &Block| of.lists_of(swarm).any(|list| lists.head(list).is_large());
@@ -121,7 +129,7 @@ impl SwarmStore {
         small.sort_unstable_by_key(|&(age, _)| std::cmp::Reverse(age));
         small.truncate(small.len().div_ceil(2));
         if small.is_empty() {
-            self.evict_large(large);
+            self.evict_large(large, arrival);
         }
         for (_, swarm) in small {
             self.evict(swarm);
@@ -129,14 +137,14 @@ impl SwarmStore {
     }
 
     /// Removes large swarms, the smallest of them first, no more than must be.
-    fn evict_large(&mut self, mut swarms: Vec<Block>) {
+    fn evict_large(&mut self, mut swarms: Vec<Block>, arrival: &Arrival) {
         let (of, lists) = (&self.swarms, &self.swarms.lists);
         swarms.sort_by_cached_key(|&swarm| {
             of.lists_of(swarm).map(|list| lists.census(list).len).sum::<u32>()
         });
         for swarm in swarms {
             self.evict(swarm);
-            if self.swarms.bytes() + RESERVE_BYTES <= self.bounds.memory_bytes {
+            if self.fits(arrival) {
                 return;
             }
         }

@@ -83,9 +83,6 @@ impl<'a> Chunk<'a> {
     }
 }
 
-/// Nobody's position.
-pub const NOBODY: u32 = u32::MAX;
-
 /// Candidates of one kind: positions `from..to` of a list, less the asker.
 #[derive(Clone, Copy, Debug)]
 pub struct Bucket {
@@ -97,24 +94,16 @@ pub struct Bucket {
     pub from: u32,
     /// The position after the last.
     pub to: u32,
-    /// The asker's position, if it is among them; else [`NOBODY`].
-    pub asker: u32,
+    /// The asker's position, if it is among them.
+    pub asker: Option<u32>,
 }
 
 impl Bucket {
     /// The positions `from..to` of `list`, among which the asker may be.
     #[must_use]
     #[inline]
-    pub const fn new(
-        (list, family): (Block, Family),
-        from: u32,
-        to: u32,
-        asker: Option<u32>,
-    ) -> Self {
-        let asker = match asker {
-            Some(asker) if from <= asker && asker < to => asker,
-            _ => NOBODY,
-        };
+    pub fn new((list, family): (Block, Family), from: u32, to: u32, asker: Option<u32>) -> Self {
+        let asker = asker.filter(|asker| (from..to).contains(asker));
         Self { list, family, from, to, asker }
     }
 
@@ -122,90 +111,92 @@ impl Bucket {
     #[must_use]
     #[inline]
     pub const fn size(&self) -> u32 {
-        self.to - self.from - (self.asker != NOBODY) as u32
+        self.to - self.from - self.asker.is_some() as u32
     }
 }
 
-/// A window of a bucket: `take` peers from `start` on, around the end.
+/// Chosen peers that stand side by side.
 #[derive(Clone, Copy, Debug)]
-struct Window {
-    bucket: Bucket,
-    start: u32,
-    take: u32,
-}
-
-impl Window {
-    /// Hands out the positions of the list that it covers, as up to four ranges.
-    #[inline]
-    fn each_range(&self, mut each: impl FnMut(u32, u32)) {
-        let Self { bucket, start, take } = *self;
-        let to_end = take.min(bucket.size() - start);
-        // Positions as if the asker were not there; then the window steps over it.
-        let mut step_over = |from: u32, to: u32| {
-            if bucket.asker >= to {
-                each(from, to);
-            } else if bucket.asker < from {
-                each(from + 1, to + 1);
-            } else {
-                each(from, bucket.asker);
-                each(bucket.asker + 1, to + 1);
-            }
-        };
-        step_over(bucket.from + start, bucket.from + start + to_end);
-        step_over(bucket.from, bucket.from + take - to_end);
-    }
+struct Range {
+    list: Block,
+    family: Family,
+    from: u32,
+    to: u32,
 }
 
 /// The chosen peers, borrowed from the store.
 #[derive(Clone, Debug)]
 pub struct Sample<'a> {
     lists: Option<&'a Lists>,
-    windows: SmallVec<[Window; BUCKETS_MAX]>,
+    ranges: SmallVec<[Range; 2 * BUCKETS_MAX]>,
 }
 
 impl<'a> Sample<'a> {
     /// Nobody.
     #[must_use]
-    pub const fn empty() -> Self {
-        Self { lists: None, windows: SmallVec::new_const() }
+    #[inline]
+    pub fn empty() -> Self {
+        Self { lists: None, ranges: SmallVec::new() }
     }
 
     /// Nobody yet, out of `lists`.
     #[must_use]
-    pub const fn of(lists: &'a Lists) -> Self {
-        Self { lists: Some(lists), windows: SmallVec::new_const() }
+    #[inline]
+    pub fn of(lists: &'a Lists) -> Self {
+        Self { lists: Some(lists), ranges: SmallVec::new() }
     }
 
     /// Hands out the chosen peers in runs, none of them empty.
     #[inline]
     pub fn each(&self, mut each: impl FnMut(Chunk<'a>)) {
         let Some(lists) = self.lists else { return };
-        for window in &self.windows {
-            let Bucket { list, family, .. } = window.bucket;
-            let view = lists.view(list);
-            window.each_range(|mut from, to| {
-                while from < to {
-                    let (endpoints, end) = view.endpoints(from, to);
-                    each(Chunk { family, endpoints, lists, list, from, to: end });
-                    from = end;
-                }
-            });
+        for &Range { list, family, mut from, to } in &self.ranges {
+            while from < to {
+                let (endpoints, end) = lists.endpoints(list, from, to);
+                each(Chunk { family, endpoints, lists, list, from, to: end });
+                from = end;
+            }
         }
     }
 
     /// Chosen peers of `family`.
     #[must_use]
     pub fn count(&self, family: Family) -> usize {
-        let taken = self.windows.iter().filter(|window| window.bucket.family == family);
-        taken.map(|window| window.take as usize).sum()
+        let chosen = self.ranges.iter().filter(|range| range.family == family);
+        chosen.map(|range| (range.to - range.from) as usize).sum()
     }
 
-    /// Adds `take` peers out of `bucket`: those that stand behind `start`, around the end.
+    /// Adds `take` peers out of `bucket`: the window that begins behind the first `skip` of them,
+    /// around the end.
+    ///
+    /// They are counted from the asker on if it is among them: a window that skips nobody then
+    /// never comes to it.
     #[inline]
-    pub fn take(&mut self, bucket: &Bucket, start: u32, take: u32) {
-        debug_assert!(take <= bucket.size() && (start < bucket.size() || take == 0));
-        if take > 0 {
-            self.windows.push(Window { bucket: *bucket, start, take });
+    pub fn take(&mut self, bucket: &Bucket, skip: u32, take: u32) {
+        debug_assert!(take <= bucket.size() && (skip < bucket.size() || take == 0));
+        let first = bucket.asker.map_or(bucket.from, |asker| asker + 1);
+        if bucket.asker.is_some() && skip > 0 {
+            // As far as the asker, and on behind it.
+            let straight = take.min(bucket.size() - skip);
+            self.run(bucket, first + skip, straight);
+            self.run(bucket, first, take - straight);
+        } else {
+            self.run(bucket, first + skip, take);
+        }
+    }
+
+    /// Adds the `take` places from `begin` on, around the end; `begin` may lie behind it.
+    #[inline]
+    fn run(&mut self, bucket: &Bucket, begin: u32, take: u32) {
+        let Bucket { list, family, from, to, .. } = *bucket;
+        let before_end = take.min(to.saturating_sub(begin));
+        let behind = begin + before_end;
+        if before_end > 0 {
+            self.ranges.push(Range { list, family, from: begin, to: behind });
+        }
+        if before_end < take {
+            let from = from + behind.max(to) - to;
+            self.ranges.push(Range { list, family, from, to: from + take - before_end });
         }
     }
 }
@@ -255,16 +246,15 @@ mod tests {
         for asker in [None, Some(2), Some(5), Some(10)] {
             let bucket = Bucket::new((list, Family::V4), 2, 11, asker);
             let mut seen = [0_u32; 11];
-            for start in 0..bucket.size() {
+            for skip in 0..bucket.size() {
                 for take in 0..=bucket.size() {
-                    let mut count = 0;
-                    Window { bucket, start, take }.each_range(|from, to| {
-                        for position in from..to {
-                            seen[position as usize] += 1;
-                            count += 1;
-                        }
-                    });
-                    assert_eq!(count, take);
+                    let mut sample = Sample::empty();
+                    sample.take(&bucket, skip, take);
+                    assert_eq!(sample.count(Family::V4), take as usize);
+                    for range in &sample.ranges {
+                        assert!(range.from < range.to && range.to <= 11);
+                        (range.from..range.to).for_each(|position| seen[position as usize] += 1);
+                    }
                 }
             }
             for (n, &count) in seen.iter().enumerate() {

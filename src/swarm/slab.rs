@@ -1,27 +1,27 @@
 //! Memory in blocks of size classes.
 //!
 //! ```text
-//! pages   2 MiB, from the kernel     | span | span | ...                      32 spans
+//! piece   2 MiB, a huge page         | span | span | ...                      32 spans
 //! span    64 KiB, of one class       | block | block | block | ...
-//! block   44 bytes to 8 KiB          one swarm with its peers, or a run of a long list
+//! block   44 bytes to 8 KiB          one swarm with its peers, a run, a shard
 //! ```
 //!
-//! A block is named by a number and never moves by itself. Freed blocks are used again first; a
-//! span whose blocks are all free serves any class; pages whose spans are all free go back to the
+//! A block is named by its place and never moves by itself. Freed blocks are used again first; a
+//! span whose blocks are all free serves any class; pieces whose spans are all free go back to the
 //! kernel. What a slab holds is counted in spans, so that the budget is about real memory.
 
 use std::num::NonZeroU32;
 
-use super::machine::{PAGES_BYTES, Pages, prefetch};
+use super::machine::{Memory, PIECE_BYTES, prefetch_lines};
 
 /// Bytes of a span.
 pub const SPAN_BYTES: usize = 64 * 1_024;
-/// Spans of one piece of pages.
-const SPANS_PER_PAGES: usize = PAGES_BYTES / SPAN_BYTES;
-/// Blocks are named in units of so many bytes: the alignment of what they hold.
-const UNIT: usize = 4;
-/// Units of a span, a power of two.
-const SPAN_UNITS: usize = SPAN_BYTES / UNIT;
+/// Spans of one piece.
+const SPANS_PER_PIECE: usize = PIECE_BYTES / SPAN_BYTES;
+/// Bytes of a word: blocks begin at words.
+const WORD: usize = size_of::<u32>();
+/// Words of a span, a power of two.
+const SPAN_WORDS: usize = SPAN_BYTES / WORD;
 /// Bytes of the largest block.
 pub const BLOCK_BYTES_MAX: usize = 8_192;
 /// Size classes: steps of 8 bytes first, of which a peer of IPv4 takes one, then eight classes to
@@ -36,7 +36,7 @@ pub struct Block(NonZeroU32);
 
 impl Block {
     fn new(span: usize, offset: usize) -> Self {
-        let number = span * SPAN_UNITS + offset / UNIT + 1;
+        let number = span * SPAN_WORDS + offset / WORD + 1;
         let number = u32::try_from(number).expect("the budget is below 16 GiB");
         Self(NonZeroU32::new(number).expect("a position plus one"))
     }
@@ -56,14 +56,22 @@ impl Block {
         }
     }
 
-    fn units(self) -> usize {
+    /// The place of its first word.
+    #[inline]
+    const fn at(self) -> usize {
         self.0.get() as usize - 1
+    }
+
+    /// Whether it begins at a multiple of so many bytes.
+    #[must_use]
+    pub const fn is_aligned(self, bytes: usize) -> bool {
+        (self.at() * WORD).is_multiple_of(bytes)
     }
 
     /// The span it lies in.
     #[must_use]
     pub fn span(self) -> usize {
-        self.units() / SPAN_UNITS
+        self.at() / SPAN_WORDS
     }
 }
 
@@ -134,8 +142,8 @@ impl Class {
 pub enum Use {
     /// Swarms, or parts of them, which can be told from free blocks by looking at them.
     Swarms = 0,
-    /// Runs of long lists.
-    Runs = 1,
+    /// Parts of what is larger: runs of long lists, shards of tables.
+    Parts = 1,
 }
 
 /// What is known of a span.
@@ -173,35 +181,50 @@ const UNUSED: Span = Span {
 /// Blocks of all classes.
 #[derive(Debug)]
 pub struct Slab {
-    /// `None` where pages went back to the kernel: block numbers stay valid.
-    pages: Vec<Option<Pages>>,
-    /// [`SPANS_PER_PAGES`] for each of `pages`.
+    memory: Memory,
+    /// [`SPANS_PER_PIECE`] for each piece of `memory`.
     spans: Vec<Span>,
+    /// Spans in use, of each piece.
+    piece_spans: Vec<u8>,
     /// For each use and class, the first span that has room.
     with_room: [[u32; CLASSES]; 2],
     /// Spans in use, by use and class.
     in_use: [[u32; CLASSES]; 2],
     /// Spans in use.
     spans_in_use: usize,
-    /// Pages mapped.
-    pages_held: usize,
+    /// Spans in use that are enough: above, nothing moves only to save memory.
+    spans_enough: usize,
+    /// A piece without spans in use that was not given back.
+    spare: Option<usize>,
     /// Blocks marked.
     marked: usize,
 }
 
 impl Slab {
-    /// Holds nothing.
+    /// Holds nothing, and is meant to hold `bytes` at the most.
     #[must_use]
-    pub const fn new() -> Self {
+    pub fn new(bytes: usize) -> Self {
         Self {
-            pages: Vec::new(),
+            // An announce may need a little more before it makes room.
+            memory: Memory::reserve(bytes + bytes / 4 + 16 * PIECE_BYTES),
             spans: Vec::new(),
+            piece_spans: Vec::new(),
             with_room: [[NONE; CLASSES]; 2],
             in_use: [[0; CLASSES]; 2],
             spans_in_use: 0,
-            pages_held: 0,
+            spans_enough: bytes / SPAN_BYTES,
+            spare: None,
             marked: 0,
         }
+    }
+
+    /// Forgets all blocks and gives all memory back.
+    pub fn clear(&mut self) {
+        self.memory.clear();
+        self.spans.fill(UNUSED);
+        self.piece_spans.fill(0);
+        (self.with_room, self.in_use) = ([[NONE; CLASSES]; 2], [[0; CLASSES]; 2]);
+        (self.spans_in_use, self.spare, self.marked) = (0, None, 0);
     }
 
     /// Bytes of spans in use.
@@ -219,31 +242,40 @@ impl Slab {
     /// What lies behind the beginning of a block: the block, and others.
     #[must_use]
     #[inline]
-    pub fn tail(&self, block: Block) -> &[u8] {
-        let (pages, at) = self.locate(block);
-        &self.pages[pages].as_ref().expect("a block in use")[at..]
+    pub fn tail(&self, block: Block) -> &[u32] {
+        &self.memory[block.at()..]
     }
 
     /// What lies behind the beginning of a block: the block, and others.
     #[inline]
-    pub fn tail_mut(&mut self, block: Block) -> &mut [u8] {
-        let (pages, at) = self.locate(block);
-        &mut self.pages[pages].as_mut().expect("a block in use")[at..]
+    pub fn tail_mut(&mut self, block: Block) -> &mut [u32] {
+        &mut self.memory[block.at()..]
+    }
+
+    /// The first `N` words of a block.
+    #[must_use]
+    #[inline]
+    pub fn words<const N: usize>(&self, block: Block) -> &[u32; N] {
+        self.tail(block).first_chunk().expect("blocks do not end behind the memory")
+    }
+
+    /// The first `N` words of a block.
+    #[inline]
+    pub fn words_mut<const N: usize>(&mut self, block: Block) -> &mut [u32; N] {
+        self.tail_mut(block).first_chunk_mut().expect("blocks do not end behind the memory")
     }
 
     /// The first `len` bytes of a block.
     #[must_use]
     #[inline]
     pub fn get(&self, block: Block, len: usize) -> &[u8] {
-        let (pages, at) = self.locate(block);
-        &self.pages[pages].as_ref().expect("a block in use")[at..at + len]
+        &bytemuck::cast_slice(self.tail(block))[..len]
     }
 
     /// The first `len` bytes of a block.
     #[inline]
     pub fn get_mut(&mut self, block: Block, len: usize) -> &mut [u8] {
-        let (pages, at) = self.locate(block);
-        &mut self.pages[pages].as_mut().expect("a block in use")[at..at + len]
+        &mut bytemuck::cast_slice_mut(self.tail_mut(block))[..len]
     }
 
     /// The beginnings of two different blocks, the second to be written to.
@@ -252,31 +284,30 @@ impl Slab {
         (from, from_len): (Block, usize),
         (to, to_len): (Block, usize),
     ) -> (&[u8], &mut [u8]) {
-        let ((from_pages, from_at), (to_pages, to_at)) = (self.locate(from), self.locate(to));
-        if from_pages == to_pages {
-            let pages = self.pages[from_pages].as_mut().expect("a block in use");
-            let (low, high) = pages.split_at_mut(from_at.max(to_at));
-            return if from_at < to_at {
-                (&low[from_at..from_at + from_len], &mut high[..to_len])
-            } else {
-                (&high[..from_len], &mut low[to_at..to_at + to_len])
-            };
-        }
-        let two = self.pages.get_disjoint_mut([from_pages, to_pages]).expect("two pages");
-        let [from_pages, to_pages] = two.map(|pages| pages.as_mut().expect("a block in use"));
-        (&from_pages[from_at..from_at + from_len], &mut to_pages[to_at..to_at + to_len])
+        let (low, high) = self.memory.split_at_mut(from.at().max(to.at()));
+        let (from, to) =
+            if from < to { (&mut low[from.at()..], high) } else { (high, &mut low[to.at()..]) };
+        (&bytemuck::cast_slice(from)[..from_len], &mut bytemuck::cast_slice_mut(to)[..to_len])
     }
 
-    /// Tells the processor that the first `lines` cache lines of a block are wanted soon.
-    pub fn prefetch(&self, block: Block, lines: usize) {
-        let (pages, at) = self.locate(block);
-        if let Some(Some(pages)) = self.pages.get(pages) {
-            for line in 0..lines {
-                if let Some(byte) = pages.get(at + 64 * line) {
-                    prefetch(byte);
-                }
-            }
-        }
+    /// Tells the processor that some cache lines of a block are wanted soon, those from its word
+    /// `from` on.
+    #[inline]
+    pub fn prefetch(&self, block: Block, from: usize, lines: usize) {
+        prefetch_lines(&self.memory, block.at() + from, lines);
+    }
+
+    /// Whether it is worth it to move something to a block of a class only because the other is too
+    /// large: not if that would need a span more than there may be.
+    #[must_use]
+    pub fn can_save(&self, usage: Use, class: Class) -> bool {
+        self.spans_in_use < self.spans_enough || self.has_room(usage, class)
+    }
+
+    /// Whether a block of a class can be had without another span.
+    #[must_use]
+    pub fn has_room(&self, usage: Use, class: Class) -> bool {
+        self.with_room[usage as usize][usize::from(class.0)] != NONE
     }
 
     /// A block, with whatever was in it before.
@@ -307,7 +338,7 @@ impl Slab {
         let number = block.span();
         let Span { class, used, freed, in_use, .. } = self.spans[number];
         debug_assert!(in_use && used > 0);
-        let index = (block.units() % SPAN_UNITS) * UNIT / class.bytes();
+        let index = block.at() % SPAN_WORDS * WORD / class.bytes();
         self.get_mut(block, 2).copy_from_slice(&freed.to_be_bytes());
         let span = &mut self.spans[number];
         span.freed = u16::try_from(index + 1).expect("blocks of a span are few");
@@ -415,47 +446,43 @@ impl Slab {
         true
     }
 
-    #[inline]
-    fn locate(&self, block: Block) -> (usize, usize) {
-        let units = block.units();
-        (units / (SPANS_PER_PAGES * SPAN_UNITS), units % (SPANS_PER_PAGES * SPAN_UNITS) * UNIT)
-    }
-
     /// Gives a free span a class.
     fn open_span(&mut self, usage: Use, class: Class) -> usize {
         let number = self.free_span();
         self.spans[number] = Span { class, usage, in_use: true, ..UNUSED };
+        self.piece_spans[number / SPANS_PER_PIECE] += 1;
         self.in_use[usage as usize][usize::from(class.0)] += 1;
         self.spans_in_use += 1;
         self.link(number);
         number
     }
 
-    /// A span that is free, of the pages that have the fewest such, so that others empty.
+    /// A span that is free, of the piece that has the fewest such, so that others empty.
     fn free_span(&mut self) -> usize {
-        if self.spans_in_use < self.pages_held * SPANS_PER_PAGES {
-            let mut best = (usize::MAX, 0);
-            for (index, spans) in self.spans.chunks_exact(SPANS_PER_PAGES).enumerate() {
-                let free = spans.iter().filter(|span| !span.in_use).count();
-                if self.pages[index].is_some() && free > 0 && free < best.0 {
-                    best = (free, index);
-                }
-            }
-            let first = best.1 * SPANS_PER_PAGES;
-            let free = (first..first + SPANS_PER_PAGES).find(|&span| !self.spans[span].in_use);
-            return free.expect("counted");
-        }
-        self.pages_held += 1;
-        if let Some(hole) = self.pages.iter().position(Option::is_none) {
-            self.pages[hole] = Some(Pages::new());
-            return hole * SPANS_PER_PAGES;
-        }
-        self.pages.push(Some(Pages::new()));
-        self.spans.resize(self.pages.len() * SPANS_PER_PAGES, UNUSED);
-        self.spans.len() - SPANS_PER_PAGES
+        let with_room = self.piece_spans.iter().enumerate();
+        let fullest = with_room
+            .filter(|(_, used)| (1..SPANS_PER_PIECE).contains(&usize::from(**used)))
+            .max_by_key(|(_, used)| **used);
+        let piece = match fullest {
+            Some((piece, _)) => piece,
+            None => self.spare.take().unwrap_or_else(|| self.empty_piece()),
+        };
+        let first = piece * SPANS_PER_PIECE;
+        let free = (first..first + SPANS_PER_PIECE).find(|&span| !self.spans[span].in_use);
+        free.expect("not all are in use")
     }
 
-    /// Takes the class from a span without blocks in use; empty pages go back.
+    /// A piece that was given back, or a new one.
+    fn empty_piece(&mut self) -> usize {
+        self.piece_spans.iter().position(|&used| used == 0).unwrap_or_else(|| {
+            self.memory.grow();
+            self.spans.resize(self.memory.pieces() * SPANS_PER_PIECE, UNUSED);
+            self.piece_spans.push(0);
+            self.piece_spans.len() - 1
+        })
+    }
+
+    /// Takes the class from a span without blocks in use; empty pieces go back.
     fn close_span(&mut self, number: usize) {
         let Span { class, usage, marked, .. } = self.spans[number];
         debug_assert_eq!(marked, 0);
@@ -465,17 +492,17 @@ impl Slab {
         self.spans[number] = UNUSED;
         self.in_use[usage as usize][usize::from(class.0)] -= 1;
         self.spans_in_use -= 1;
-        let index = number / SPANS_PER_PAGES;
-        let first = index * SPANS_PER_PAGES;
-        let empty = self.spans[first..first + SPANS_PER_PAGES].iter().all(|span| !span.in_use);
-        // One spare piece is kept, lest a load on the border maps and unmaps for ever.
-        let spare = self.pages_held * SPANS_PER_PAGES - self.spans_in_use;
-        if empty && (spare >= 2 * SPANS_PER_PAGES || self.spans_in_use == 0) {
-            self.pages[index] = None;
-            self.pages_held -= 1;
+        let piece = number / SPANS_PER_PIECE;
+        self.piece_spans[piece] -= 1;
+        if self.piece_spans[piece] == 0 {
+            // One stays, lest a load on the border gives and takes for ever.
+            if let Some(spare) = self.spare.replace(piece) {
+                self.memory.give_back(spare);
+            }
         }
         if self.spans_in_use == 0 {
-            (self.pages, self.spans, self.pages_held) = (Vec::new(), Vec::new(), 0);
+            self.memory.clear();
+            self.spare = None;
         }
     }
 
@@ -505,15 +532,17 @@ impl Slab {
 
     /// Panics unless every relation holds. For tests and the fuzzers.
     pub fn check_invariants(&self) {
-        assert_eq!(self.spans.len(), self.pages.len() * SPANS_PER_PAGES);
-        assert_eq!(self.pages.iter().flatten().count(), self.pages_held);
-        let in_use = self.spans.iter().filter(|span| span.in_use).count();
-        assert_eq!(in_use, self.spans_in_use);
+        assert_eq!(self.spans.len(), self.memory.pieces() * SPANS_PER_PIECE);
+        let in_use = |spans: &[Span]| spans.iter().filter(|span| span.in_use).count();
+        assert_eq!(in_use(&self.spans), self.spans_in_use);
+        let pieces = self.spans.chunks_exact(SPANS_PER_PIECE);
+        assert!(pieces.map(in_use).eq(self.piece_spans.iter().map(|&used| usize::from(used))));
+        assert!(self.spare.is_none_or(|piece| self.piece_spans[piece] == 0));
         let marked: usize = self.spans.iter().map(|span| usize::from(span.marked)).sum();
         assert_eq!(marked, self.marked);
         let mut linked = 0;
         for (usage, class) in
-            [Use::Swarms, Use::Runs].into_iter().flat_map(|u| Self::classes().map(move |c| (u, c)))
+            [Use::Swarms, Use::Parts].into_iter().flat_map(|u| Self::classes().map(move |c| (u, c)))
         {
             let of = |span: &&Span| span.in_use && (span.usage, span.class) == (usage, class);
             let count = self.spans.iter().filter(of).count();
@@ -555,7 +584,7 @@ mod tests {
         assert_eq!(SIZES[..13], [44, 52, 60, 68, 76, 84, 92, 100, 108, 116, 124, 132, 144]);
         for sizes in SIZES.windows(2) {
             let (small, large) = (usize::from(sizes[0]), usize::from(sizes[1]));
-            assert!(large > small && large % UNIT == 0);
+            assert!(large > small && large % WORD == 0);
             assert!(large - small <= (small / 7).max(12), "{small} to {large}");
         }
         assert_eq!(usize::from(SIZES[CLASSES - 1]), BLOCK_BYTES_MAX);
@@ -572,12 +601,12 @@ mod tests {
 
     #[test]
     fn blocks_keep_what_is_in_them_and_memory_goes_back() {
-        let (mut rng, mut slab) = (Rng::new(5), Slab::new());
+        let (mut rng, mut slab) = (Rng::new(5), Slab::new(64 << 20));
         let mut held = BTreeMap::new();
         for step in 0..60_000_u32 {
             let growing = step / 15_000 % 2 == 0;
             if rng.below(100) < if growing { 60 } else { 30 } {
-                let usage = if rng.below(4) == 0 { Use::Runs } else { Use::Swarms };
+                let usage = if rng.below(4) == 0 { Use::Parts } else { Use::Swarms };
                 let class =
                     Class::of(1 + rng.below(if step % 64 == 0 { 8_192 } else { 200 }) as usize);
                 let block = slab.allocate(usage, class);
@@ -599,6 +628,6 @@ mod tests {
             slab.free(block);
         }
         slab.check_invariants();
-        assert_eq!((slab.bytes(), slab.pages.len()), (0, 0));
+        assert_eq!((slab.bytes(), slab.spare), (0, None));
     }
 }

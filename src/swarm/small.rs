@@ -1,7 +1,9 @@
 //! A list whose peers lie in the block of its head: nearly every list there is.
 
-use super::layout::{HEAD_BYTES, Head, room};
+use super::layout::{HEAD_WORDS, Head, room};
+use super::machine::Needle;
 use super::peers::{Census, List};
+use crate::limits::ENDPOINT_V4_BYTES;
 use crate::wire::id::PeerId;
 
 /// How many are in a small list.
@@ -23,6 +25,25 @@ pub fn position_of<const N: usize>(endpoints: &[[u8; N]], wanted: &[u8; N]) -> O
     Some(u32::try_from(found).expect("a small list"))
 }
 
+/// Where an endpoint of IPv4 stands among others: eight comparisons at a time.
+#[inline]
+pub fn position_of_v4(
+    endpoints: &[[u8; ENDPOINT_V4_BYTES]],
+    wanted: &[u8; ENDPOINT_V4_BYTES],
+) -> Option<u32> {
+    let (eights, rest) = endpoints.as_chunks::<8>();
+    let needle = Needle::new(*wanted);
+    for (number, eight) in eights.iter().enumerate() {
+        let equal = needle.among(eight);
+        if equal != 0 {
+            let found = u32::try_from(8 * number).expect("a small list");
+            return Some(found + equal.trailing_zeros() / 3);
+        }
+    }
+    let behind = u32::try_from(endpoints.len() - rest.len()).expect("a small list");
+    position_of(rest, wanted).map(|found| behind + found)
+}
+
 /// A small list at work.
 pub struct Small<'a, const N: usize> {
     head: &'a mut Head,
@@ -33,13 +54,13 @@ pub struct Small<'a, const N: usize> {
 }
 
 impl<'a, const N: usize> Small<'a, N> {
-    /// The list in the block at the beginning of `bytes`.
+    /// The list in the block at the beginning of `words`.
     #[inline]
-    pub fn open(bytes: &'a mut [u8], keep_ids: bool) -> Self {
-        let (head, rest) = bytes.split_at_mut(HEAD_BYTES);
-        let head: &mut Head = bytemuck::from_bytes_mut(head);
+    pub fn open(words: &'a mut [u32], keep_ids: bool) -> Self {
+        let (head, rest) = words.split_first_chunk_mut::<HEAD_WORDS>().expect("a block");
+        let head: &mut Head = bytemuck::cast_mut(head);
         let room = room(head, keep_ids);
-        let (endpoints, rest) = rest.split_at_mut(room * N);
+        let (endpoints, rest) = bytemuck::cast_slice_mut(rest).split_at_mut(room * N);
         let (stamps, rest) = rest.split_at_mut(room * size_of::<u16>());
         let ids = if keep_ids { &mut rest[..room * size_of::<PeerId>()] } else { &mut [] };
         Self {
@@ -50,10 +71,10 @@ impl<'a, const N: usize> Small<'a, N> {
         }
     }
 
-    /// Where an endpoint stands.
+    /// The endpoints of its peers.
     #[inline]
-    pub fn find(&self, endpoint: &[u8; N]) -> Option<u32> {
-        position_of(&self.endpoints[..usize::from(self.head.len)], endpoint)
+    pub fn endpoints(&self) -> &[[u8; N]] {
+        &self.endpoints[..usize::from(self.head.len)]
     }
 
     /// Appends a leecher with an empty stamp; there is room for it.

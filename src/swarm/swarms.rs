@@ -5,9 +5,9 @@
 //! to them: the index, or the list before.
 
 use super::hash::Hasher;
-use super::lists::Lists;
-use super::slab::Block;
-use super::table::Sharded;
+use super::lists::{Lists, head_of};
+use super::slab::{Block, Slab};
+use super::table::Table;
 use crate::wire::addr::{Endpoint, Family, Scope};
 use crate::wire::id::InfoHash;
 
@@ -21,14 +21,14 @@ pub struct SwarmHandle(pub(super) Block);
 pub struct Swarms {
     /// Their peers.
     pub lists: Lists,
-    index: Sharded,
+    index: Table,
 }
 
 impl Swarms {
-    /// No swarm yet.
+    /// No swarm yet, meant to take `bytes` at the most.
     #[must_use]
-    pub fn new(hasher: Hasher, keep_ids: bool) -> Self {
-        Self { lists: Lists::new(hasher, keep_ids), index: Sharded::new() }
+    pub fn new(hasher: Hasher, bytes: usize, keep_ids: bool) -> Self {
+        Self { lists: Lists::new(hasher, bytes, keep_ids), index: Table::new() }
     }
 
     /// Swarms held.
@@ -40,20 +40,22 @@ impl Swarms {
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.lists.clear();
-        self.index = Sharded::new();
+        self.index = Table::new();
     }
 
     /// Bytes held.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        if self.index.len() == 0 { 0 } else { self.lists.bytes() + self.index.heap_bytes() }
+        self.lists.bytes() + self.index.heap_bytes()
     }
 
     /// The swarm of `info_hash`.
     #[must_use]
     pub fn find(&self, info_hash: &InfoHash) -> Option<Block> {
         let hash = self.lists.hasher.info_hash(info_hash);
-        let found = self.index.find(hash, |number| self.lists.head(block(number)).is(info_hash));
+        let found = self
+            .index
+            .find(&self.lists.slab, hash, |number| self.lists.head(block(number)).is(info_hash));
         found.map(block)
     }
 
@@ -65,17 +67,18 @@ impl Swarms {
     /// Adds a swarm with an empty list, on probation. The caller has looked that there is none yet.
     pub fn insert(&mut self, info_hash: &InfoHash, family: Family, scope: Scope) -> Block {
         let swarm = self.lists.create(info_hash, family, scope, true);
-        let lists = &self.lists;
-        let hash_of = |number| lists.hasher.info_hash(&lists.head(block(number)).info_hash());
-        self.index.insert(lists.hasher.info_hash(info_hash), swarm.number(), hash_of);
+        let (slab, hasher) = (&mut self.lists.slab, &self.lists.hasher);
+        let hash_of = |slab: &Slab, number| hasher.info_hash(&name_of(slab, number));
+        self.index.insert(slab, hasher.info_hash(info_hash), swarm.number(), hash_of);
         swarm
     }
 
     /// Removes a swarm with all its peers.
     pub fn remove(&mut self, swarm: Block) {
-        let lists = &self.lists;
-        let hash_of = |number| lists.hasher.info_hash(&lists.head(block(number)).info_hash());
-        self.index.remove(hash_of(swarm.number()), swarm.number(), hash_of);
+        let (slab, hasher) = (&mut self.lists.slab, &self.lists.hasher);
+        let hash_of = |slab: &Slab, number| hasher.info_hash(&name_of(slab, number));
+        let hash = hash_of(slab, swarm.number());
+        self.index.remove(slab, hash, swarm.number(), hash_of);
         let mut at = Some(swarm);
         while let Some(list) = at {
             at = self.lists.head(list).next();
@@ -110,6 +113,18 @@ impl Swarms {
         self.lists.release(list);
     }
 
+    /// Whether a peer can be added, and its swarm if need be, without another span.
+    #[must_use]
+    pub fn fits(&self, info_hash: &InfoHash, endpoint: &Endpoint, scope: Scope) -> bool {
+        match self.find(info_hash) {
+            Some(swarm) => self.lists.fits(self.list(swarm, endpoint.family(), scope), endpoint),
+            None => {
+                let hash = self.lists.hasher.info_hash(info_hash);
+                self.index.fits(hash) && self.lists.fits(None, endpoint)
+            }
+        }
+    }
+
     /// Appends a peer to a list of `swarm`; both may move. Returns where it stands.
     pub fn push(&mut self, swarm: &mut Block, list: &mut Block, endpoint: &Endpoint) -> u32 {
         let old = *list;
@@ -141,7 +156,7 @@ impl Swarms {
         }
         if *swarm == old {
             let hash = self.lists.hasher.info_hash(&self.lists.head(new).info_hash());
-            self.index.replace(hash, old.number(), new.number());
+            self.index.replace(&mut self.lists.slab, hash, old.number(), new.number());
             *swarm = new;
         } else {
             let before = self.lists_of(*swarm).find(|&at| self.lists.head(at).next() == Some(old));
@@ -151,13 +166,13 @@ impl Swarms {
 
     /// Tells the processor that a swarm will be looked for.
     pub fn prefetch(&self, hash: u64) {
-        self.index.prefetch(hash);
+        self.index.prefetch(&self.lists.slab, hash);
     }
 
     /// The block that probably is the swarm's: the first whose tag fits.
     #[must_use]
     pub fn guess(&self, hash: u64) -> Option<Block> {
-        self.index.find(hash, |_| true).map(block)
+        self.index.find(&self.lists.slab, hash, |_| true).map(block)
     }
 
     /// Whether a swarm has a peer from another network (IPv4 address, IPv6 /64) than the one at
@@ -165,7 +180,7 @@ impl Swarms {
     #[must_use]
     pub fn has_company(&self, swarm: Block, list: Block, position: u32) -> bool {
         let network = |list: Block, at: u32| {
-            let (endpoint, _) = self.lists.view(list).endpoints(at, at + 1);
+            let (endpoint, _) = self.lists.endpoints(list, at, at + 1);
             let family = self.lists.head(list).family();
             (family, endpoint[..if family == Family::V4 { 4 } else { 8 }].to_owned())
         };
@@ -178,15 +193,15 @@ impl Swarms {
 
     /// Every swarm, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = Block> {
-        self.index.values().map(block)
+        self.index.values(&self.lists.slab).map(block)
     }
 
     /// Panics unless every relation holds. For tests and the fuzzers.
     pub fn check_invariants(&self, now: u16) {
         self.lists.check_invariants();
         let lists = &self.lists;
-        self.index.check_invariants(|number| {
-            lists.hasher.info_hash(&lists.head(block(number)).info_hash())
+        self.index.check_invariants(&lists.slab, |number| {
+            lists.hasher.info_hash(&name_of(&lists.slab, number))
         });
         let (mut blocks, mut on_probation) = (0, 0);
         for swarm in self.iter() {
@@ -210,6 +225,11 @@ impl Swarms {
             .count();
         assert_eq!(used, blocks, "no block is lost");
     }
+}
+
+/// The name of the swarm that is indexed under this number.
+fn name_of(slab: &Slab, number: u32) -> InfoHash {
+    head_of(slab, block(number)).info_hash()
 }
 
 fn block(number: u32) -> Block {

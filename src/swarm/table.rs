@@ -4,28 +4,46 @@
 //! went on to a later bucket because this one was full. A lookup reads the bucket of its hash and
 //! goes on only if that count says so, so a batch can prefetch exactly what it will read. The table
 //! does not know its keys: callers compare them, and hash them again when it grows.
+//!
+//! The buckets lie in blocks of the slab, so in its huge pages and under its budget. No block is
+//! longer than 8 KiB: a table of many entries is many shards, one block each. When there are too
+//! many entries for them, the shards are divided one after the other, one each time (linear
+//! hashing, Litwin 1980), so nothing ever takes long; and each shard is as large as its own entries
+//! need, so those that have not been divided yet waste nothing.
 
 use bytemuck::{Pod, Zeroable};
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 
-use super::machine::{equal_bytes, prefetch};
+use super::machine::equal_bytes;
+use super::slab::{BLOCK_BYTES_MAX, Block, Class, Slab, Use};
 
 /// Entries of a bucket.
 const SLOTS: usize = 12;
-/// Entries per bucket, on average, above which a table grows: 85 % of it.
+/// Words of a bucket.
+const BUCKET_WORDS: usize = size_of::<Bucket>() / size_of::<u32>();
+/// Entries per bucket, on average, above which a shard grows: 85 % of it.
 const FULL: usize = 10;
-/// Entries per bucket, on average, below which a table shrinks.
-const SPARSE: usize = 4;
+/// Entries per bucket, on average, below which a shard shrinks.
+const SPARSE: usize = 5;
 /// Entries per bucket after growing or shrinking: 68 % of it.
 const ROOMY: usize = 8;
-/// The bits of a hash that choose a table of a [`Sharded`] one are above these.
-const SHARD_SHIFT: u32 = 56;
-/// Tables of a large [`Sharded`] one: what one of them does at once stays short.
-const SHARDS: usize = 256;
+/// Buckets of the smallest shard: blocks of as many lines begin at a cache line.
+const BUCKETS_MIN: usize = 8;
+/// Buckets of the largest.
+const BUCKETS_MAX: usize = BLOCK_BYTES_MAX / size_of::<Bucket>();
+/// Entries per shard, on average, above which one is divided. One that waits for that has twice as
+/// many at the most, give or take: far fewer than the largest has room for.
+const DIVIDE_ABOVE: usize = 560;
+/// Entries per shard, on average, below which two are united.
+const UNITE_BELOW: usize = 320;
+/// The lowest bit of a hash that chooses a shard; those below are the tag.
+const SHARD_BIT: u32 = 8;
+/// The lowest bit of a hash that chooses a bucket.
+const BUCKET_BIT: u32 = 32;
 
 /// One cache line.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C, align(64))]
+#[repr(C)]
 struct Bucket {
     /// A byte of each entry's hash, never 0; 0 where there is no entry.
     tags: [u8; SLOTS],
@@ -34,9 +52,9 @@ struct Bucket {
     values: [u32; SLOTS],
 }
 
-impl Bucket {
-    const EMPTY: Self = Self { tags: [0; SLOTS], passed: 0, values: [0; SLOTS] };
+const _: () = assert!(size_of::<Bucket>() == 64 && size_of::<Bucket>() == 4 * BUCKET_WORDS);
 
+impl Bucket {
     /// The slots whose tag is `tag`, as bits.
     #[inline]
     fn matches(&self, tag: u8) -> u32 {
@@ -58,49 +76,120 @@ impl Bucket {
     }
 }
 
+/// The entries whose hashes agree in the bits that choose a shard.
+#[derive(Clone, Copy, Debug)]
+struct Shard {
+    /// Where its buckets are.
+    block: Block,
+    /// How many those are: [`BUCKETS_MIN`] to [`BUCKETS_MAX`].
+    buckets: u16,
+    /// Entries.
+    len: u16,
+}
+
+/// A place in a table.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    shard: usize,
+    bucket: usize,
+    slot: usize,
+}
+
+/// An entry on its way from one shard to another.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    hash: u64,
+    value: u32,
+}
+
+/// Entries of a shard, on the stack: nothing is allocated while a table grows.
+type Entries = SmallVec<[Entry; SLOTS * BUCKETS_MAX]>;
+
 /// Values found by the hash of their key, which the table does not hold.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Table {
-    buckets: Vec<Bucket>,
+    /// As many as there are hashes of so many bits, and those that have been divided since.
+    shards: SmallVec<[Shard; 1]>,
     len: usize,
 }
 
 impl Table {
+    /// Empty; it has no block yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
     /// Entries.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.len
     }
 
-    /// Bytes of heap.
+    /// Bytes of heap, which are few: most of a table is in the slab.
     #[must_use]
-    pub const fn heap_bytes(&self) -> usize {
-        self.buckets.capacity() * size_of::<Bucket>()
+    pub fn heap_bytes(&self) -> usize {
+        if self.shards.spilled() { self.shards.capacity() * size_of::<Shard>() } else { 0 }
     }
 
     /// The value for which `is` holds among those whose key has this hash.
-    pub fn find(&self, hash: u64, mut is: impl FnMut(u32) -> bool) -> Option<u32> {
-        let (home, tag) = (self.home(hash)?, tag_of(hash));
+    #[inline]
+    pub fn find(&self, slab: &Slab, hash: u64, mut is: impl FnMut(u32) -> bool) -> Option<u32> {
+        let shard = self.shards.get(self.shard(hash))?;
+        let (buckets, tag) = (shard.buckets(slab), tag_of(hash));
+        let home = shard.home(hash);
         let mut at = home;
         loop {
-            let bucket = &self.buckets[at];
+            let bucket = &buckets[at];
             if let Some(slot) = bucket.find(tag, &mut is) {
                 return Some(bucket.values[slot]);
             }
-            at = self.after(at);
-            // In a table of few buckets others may have passed by every one of them.
+            at = shard.after(at);
+            // In a shard of few buckets others may have passed by every one of them.
             if bucket.passed == 0 || at == home {
                 return None;
             }
         }
     }
 
-    /// Adds a value whose key is not in the table. `hash_of` hashes the keys of other values.
-    pub fn insert(&mut self, hash: u64, value: u32, hash_of: impl Fn(u32) -> u64) {
-        if self.len >= self.buckets.len() * FULL {
-            self.resize(self.len + 1, hash_of);
+    /// Tells the processor that a lookup of this hash follows.
+    #[inline]
+    pub fn prefetch(&self, slab: &Slab, hash: u64) {
+        if let Some(shard) = self.shards.get(self.shard(hash)) {
+            slab.prefetch(shard.block, shard.home(hash) * BUCKET_WORDS, 1);
         }
-        self.put(hash, value);
+    }
+
+    /// Whether a value with this hash can be added without more memory.
+    #[must_use]
+    pub fn fits(&self, hash: u64) -> bool {
+        self.len < self.shards.len() * DIVIDE_ABOVE && !self.shards[self.shard(hash)].is_full()
+    }
+
+    /// Adds a value whose key is not in the table. `hash_of` hashes the keys of other values.
+    pub fn insert(
+        &mut self,
+        slab: &mut Slab,
+        hash: u64,
+        value: u32,
+        hash_of: impl Fn(&Slab, u32) -> u64,
+    ) {
+        if self.shards.is_empty() {
+            self.shards.push(Shard::new(slab, 0));
+        }
+        if self.len >= self.shards.len() * DIVIDE_ABOVE {
+            self.divide(slab, &hash_of);
+        }
+        while self.shards[self.shard(hash)].is_full_for_good() {
+            // No hash that deserves the name comes here.
+            self.divide(slab, &hash_of);
+        }
+        let number = self.shard(hash);
+        let shard = &mut self.shards[number];
+        if shard.is_full() {
+            shard.resize(slab, usize::from(shard.len) + 1, &hash_of);
+        }
+        shard.put(slab, Entry { hash, value });
         self.len += 1;
     }
 
@@ -108,224 +197,266 @@ impl Table {
     ///
     /// # Panics
     /// If `old` is not there.
-    pub fn replace(&mut self, hash: u64, old: u32, new: u32) {
-        let (at, slot) = self.place(hash, old);
-        self.buckets[at].values[slot] = new;
+    pub fn replace(&mut self, slab: &mut Slab, hash: u64, old: u32, new: u32) {
+        let place = self.place(slab, hash, old);
+        *self.value_at(slab, place) = new;
+    }
+
+    /// Gives the entries of two different values each other's value.
+    ///
+    /// # Panics
+    /// If one of them is not there.
+    pub fn exchange(&mut self, slab: &mut Slab, (hash_a, a): (u64, u32), (hash_b, b): (u64, u32)) {
+        // Both are looked for first: they may stand in one bucket under one tag.
+        let places = (self.place(slab, hash_a, a), self.place(slab, hash_b, b));
+        *self.value_at(slab, places.0) = b;
+        *self.value_at(slab, places.1) = a;
     }
 
     /// Removes a value.
     ///
     /// # Panics
     /// If it is not there.
-    pub fn remove(&mut self, hash: u64, value: u32, hash_of: impl Fn(u32) -> u64) {
-        let (end, slot) = self.place(hash, value);
-        self.buckets[end].tags[slot] = 0;
-        let mut at = self.home(hash).expect("it holds something");
-        while at != end {
-            self.buckets[at].passed -= 1;
-            at = self.after(at);
+    pub fn remove(
+        &mut self,
+        slab: &mut Slab,
+        hash: u64,
+        value: u32,
+        hash_of: impl Fn(&Slab, u32) -> u64,
+    ) {
+        let Place { shard, bucket, slot } = self.place(slab, hash, value);
+        let shard = &mut self.shards[shard];
+        let home = shard.home(hash);
+        let (last, buckets) = (usize::from(shard.buckets), shard.buckets_mut(slab));
+        buckets[bucket].tags[slot] = 0;
+        let mut at = home;
+        while at != bucket {
+            buckets[at].passed -= 1;
+            at = if at + 1 == last { 0 } else { at + 1 };
         }
+        shard.len -= 1;
         self.len -= 1;
-        if self.len < self.buckets.len() * SPARSE {
-            self.resize(self.len, hash_of);
+        if self.len == 0 {
+            self.release(slab);
+            return;
         }
+        let buckets = usize::from(shard.buckets);
+        if usize::from(shard.len) < buckets * SPARSE && buckets > BUCKETS_MIN {
+            shard.resize(slab, usize::from(shard.len), &hash_of);
+        }
+        if self.len < self.shards.len() * UNITE_BELOW && self.shards.len() > 1 {
+            self.unite(slab, &hash_of);
+        }
+    }
+
+    /// Frees the blocks: the table is empty then.
+    pub fn release(&mut self, slab: &mut Slab) {
+        for shard in self.shards.drain(..) {
+            slab.free(shard.block);
+        }
+        (self.shards, self.len) = (SmallVec::new(), 0);
     }
 
     /// Every value, in no particular order.
-    pub fn values(&self) -> impl Iterator<Item = u32> {
-        self.buckets.iter().flat_map(|bucket| {
-            bucket.tags.iter().zip(bucket.values).filter(|(tag, _)| **tag != 0).map(|(_, v)| v)
-        })
+    pub fn values<'a>(&'a self, slab: &'a Slab) -> impl Iterator<Item = u32> {
+        self.shards.iter().flat_map(|shard| shard.values(slab))
     }
 
-    /// Tells the processor that a lookup of this hash follows.
-    pub fn prefetch(&self, hash: u64) {
-        if let Some(home) = self.home(hash) {
-            prefetch(&self.buckets[home]);
+    /// The shard of a hash, which there is unless the table is empty.
+    #[inline]
+    fn shard(&self, hash: u64) -> usize {
+        let count = self.shards.len();
+        if count <= 1 {
+            return 0;
         }
+        // So many bits as name every shard; those that name none yet are one bit too many.
+        let all = usize::MAX >> (count - 1).leading_zeros();
+        let bits = usize::try_from(hash >> SHARD_BIT & u64::from(u32::MAX)).expect("32 bits");
+        let shard = bits & all;
+        if shard < count { shard } else { shard & (all >> 1) }
     }
 
-    /// The bucket where a hash belongs: its middle bits, scaled to any number of buckets.
-    fn home(&self, hash: u64) -> Option<usize> {
-        let middle = (hash >> 24) & u64::from(u32::MAX);
-        let at = (middle * self.buckets.len() as u64) >> 32;
-        (!self.buckets.is_empty()).then(|| usize::try_from(at).expect("an index"))
+    /// Divides the shard whose turn it is.
+    #[inline(never)]
+    fn divide(&mut self, slab: &mut Slab, hash_of: impl Fn(&Slab, u32) -> u64) {
+        let count = self.shards.len();
+        // The new one's number without its highest bit.
+        let old = count - (1 << count.ilog2());
+        let entries = self.shards[old].take(slab, &hash_of);
+        self.shards.push(self.shards[old]);
+        let (stay, go): (Entries, Entries) =
+            entries.into_iter().partition(|entry| self.shard(entry.hash) == old);
+        self.shards[old] = Shard::of(slab, &stay);
+        self.shards[count] = Shard::of(slab, &go);
     }
 
-    fn after(&self, at: usize) -> usize {
-        if at + 1 == self.buckets.len() { 0 } else { at + 1 }
+    /// Unites the last shard with the one it was divided from.
+    #[inline(never)]
+    fn unite(&mut self, slab: &mut Slab, hash_of: impl Fn(&Slab, u32) -> u64) {
+        let last = self.shards.len() - 1;
+        let into = last - (1 << last.ilog2());
+        let (first, second) = (self.shards[into], self.shards[last]);
+        if usize::from(first.len + second.len) > BUCKETS_MAX * ROOMY {
+            return;
+        }
+        let mut entries = first.take(slab, &hash_of);
+        entries.extend(second.take(slab, &hash_of));
+        self.shards[into] = Shard::of(slab, &entries);
+        self.shards.pop();
     }
 
-    fn place(&self, hash: u64, value: u32) -> (usize, usize) {
-        let (mut at, tag) = (self.home(hash).expect("it holds something"), tag_of(hash));
+    /// Where a value is.
+    #[inline]
+    fn place(&self, slab: &Slab, hash: u64, value: u32) -> Place {
+        let (number, tag) = (self.shard(hash), tag_of(hash));
+        let shard = &self.shards[number];
+        let buckets = shard.buckets(slab);
+        let mut at = shard.home(hash);
         loop {
-            let bucket = &self.buckets[at];
-            if let Some(slot) = bucket.find(tag, |other| other == value) {
-                return (at, slot);
+            if let Some(slot) = buckets[at].find(tag, |other| other == value) {
+                return Place { shard: number, bucket: at, slot };
             }
-            assert!(bucket.passed > 0, "every value is where its hash says");
-            at = self.after(at);
+            assert!(buckets[at].passed > 0, "every value is where its hash says");
+            at = shard.after(at);
         }
     }
 
-    fn put(&mut self, hash: u64, value: u32) {
-        let mut at = self.home(hash).expect("there is room");
-        loop {
-            let bucket = &mut self.buckets[at];
-            if let Some(slot) = bucket.tags.iter().position(|&tag| tag == 0) {
-                bucket.tags[slot] = tag_of(hash);
-                bucket.values[slot] = value;
-                return;
+    #[inline]
+    fn value_at<'a>(&self, slab: &'a mut Slab, place: Place) -> &'a mut u32 {
+        let shard = &self.shards[place.shard];
+        &mut shard.buckets_mut(slab)[place.bucket].values[place.slot]
+    }
+
+    /// Panics unless every relation holds. For tests and the fuzzers.
+    pub fn check_invariants(&self, slab: &Slab, hash_of: impl Fn(u32) -> u64) {
+        for (number, shard) in self.shards.iter().enumerate() {
+            let buckets = shard.buckets(slab);
+            let mut passed = vec![0; buckets.len()];
+            for value in shard.values(slab) {
+                let hash = hash_of(value);
+                let place = self.place(slab, hash, value);
+                assert_eq!(place.shard, number);
+                let mut at = shard.home(hash);
+                while at != place.bucket {
+                    passed[at] += 1;
+                    at = shard.after(at);
+                }
             }
-            bucket.passed += 1;
-            at = self.after(at);
+            assert_eq!(shard.values(slab).count(), usize::from(shard.len));
+            assert!(passed.iter().zip(buckets).all(|(passed, b)| *passed == b.passed));
         }
+        assert_eq!(self.shards.iter().map(|shard| usize::from(shard.len)).sum::<usize>(), self.len);
+    }
+}
+
+impl Shard {
+    /// Without entries, and with room for `len`.
+    fn new(slab: &mut Slab, len: usize) -> Self {
+        let buckets = len.div_ceil(ROOMY).clamp(BUCKETS_MIN, BUCKETS_MAX);
+        let class = Class::of(buckets * size_of::<Bucket>());
+        let buckets = class.bytes() / size_of::<Bucket>();
+        let block = slab.allocate(Use::Parts, class);
+        debug_assert!(block.is_aligned(size_of::<Bucket>()), "a bucket is one cache line");
+        let buckets = u16::try_from(buckets).expect("at most BUCKETS_MAX");
+        let shard = Self { block, buckets, len: 0 };
+        shard.buckets_mut(slab).fill(Bucket::zeroed());
+        shard
+    }
+
+    /// With these entries.
+    fn of(slab: &mut Slab, entries: &[Entry]) -> Self {
+        let mut shard = Self::new(slab, entries.len());
+        for &entry in entries {
+            shard.put(slab, entry);
+        }
+        shard
+    }
+
+    /// Takes all entries out and frees the block.
+    fn take(self, slab: &mut Slab, hash_of: impl Fn(&Slab, u32) -> u64) -> Entries {
+        let entries = self.values(slab).map(|value| Entry { hash: hash_of(slab, value), value });
+        let entries = entries.collect();
+        slab.free(self.block);
+        entries
     }
 
     /// Makes room for `len` entries with some to spare, or gives up what they do not need.
-    fn resize(&mut self, len: usize, hash_of: impl Fn(u32) -> u64) {
-        let buckets = len.div_ceil(ROOMY);
-        let old = std::mem::replace(&mut self.buckets, vec![Bucket::EMPTY; buckets]);
-        for bucket in &old {
-            for (slot, &tag) in bucket.tags.iter().enumerate() {
-                if tag != 0 {
-                    self.put(hash_of(bucket.values[slot]), bucket.values[slot]);
-                }
-            }
+    #[inline(never)]
+    fn resize(&mut self, slab: &mut Slab, len: usize, hash_of: impl Fn(&Slab, u32) -> u64) {
+        let entries = self.take(slab, hash_of);
+        *self = Self::new(slab, len);
+        for entry in entries {
+            self.put(slab, entry);
         }
     }
 
-    /// Panics unless every relation holds. For tests and the fuzzers.
-    pub fn check_invariants(&self, hash_of: impl Fn(u32) -> u64) {
-        let mut passed = vec![0; self.buckets.len()];
-        for value in self.values() {
-            let hash = hash_of(value);
-            let (end, _) = self.place(hash, value);
-            let mut at = self.home(hash).expect("it holds something");
-            while at != end {
-                passed[at] += 1;
-                at = self.after(at);
+    /// Whether it should grow before it takes one more.
+    #[inline]
+    fn is_full(&self) -> bool {
+        usize::from(self.len) >= usize::from(self.buckets) * FULL
+    }
+
+    /// Whether it can neither take one more nor grow.
+    fn is_full_for_good(&self) -> bool {
+        usize::from(self.len) >= SLOTS * BUCKETS_MAX
+    }
+
+    #[inline]
+    fn buckets<'a>(&self, slab: &'a Slab) -> &'a [Bucket] {
+        let words = usize::from(self.buckets) * BUCKET_WORDS;
+        bytemuck::cast_slice(slab.tail(self.block)[..words].as_chunks::<BUCKET_WORDS>().0)
+    }
+
+    #[inline]
+    fn buckets_mut<'a>(&self, slab: &'a mut Slab) -> &'a mut [Bucket] {
+        let words = usize::from(self.buckets) * BUCKET_WORDS;
+        let words = &mut slab.tail_mut(self.block)[..words];
+        bytemuck::cast_slice_mut(words.as_chunks_mut::<BUCKET_WORDS>().0)
+    }
+
+    /// The bucket where a hash belongs: some of its bits, scaled to any number of buckets.
+    #[inline]
+    fn home(&self, hash: u64) -> usize {
+        let at = (hash >> BUCKET_BIT) * u64::from(self.buckets) >> (u64::BITS - BUCKET_BIT);
+        usize::try_from(at).expect("an index")
+    }
+
+    #[inline]
+    fn after(&self, at: usize) -> usize {
+        if at + 1 == usize::from(self.buckets) { 0 } else { at + 1 }
+    }
+
+    /// Adds an entry; there is room for it.
+    fn put(&mut self, slab: &mut Slab, entry: Entry) {
+        let home = self.home(entry.hash);
+        let (last, buckets) = (usize::from(self.buckets), self.buckets_mut(slab));
+        let mut at = home;
+        loop {
+            let bucket = &mut buckets[at];
+            let free = bucket.matches(0);
+            if free != 0 {
+                let slot = free.trailing_zeros() as usize;
+                bucket.tags[slot] = tag_of(entry.hash);
+                bucket.values[slot] = entry.value;
+                self.len += 1;
+                return;
             }
+            bucket.passed += 1;
+            at = if at + 1 == last { 0 } else { at + 1 };
         }
-        assert_eq!(self.values().count(), self.len);
-        assert!(self.len <= self.buckets.len() * FULL);
-        assert!(passed.iter().zip(&self.buckets).all(|(passed, b)| *passed == b.passed));
+    }
+
+    fn values<'a>(&self, slab: &'a Slab) -> impl Iterator<Item = u32> + use<'a> {
+        self.buckets(slab).iter().flat_map(|bucket| {
+            bucket.tags.iter().zip(bucket.values).filter(|(tag, _)| **tag != 0).map(|(_, v)| v)
+        })
     }
 }
 
+#[inline]
 fn tag_of(hash: u64) -> u8 {
     let [.., low] = hash.to_be_bytes();
     low.max(1)
-}
-
-/// Tables that share out the hashes, so that no single growth takes long: one while there are few
-/// entries, later 256.
-#[derive(Clone, Debug)]
-pub struct Sharded {
-    /// One, in place, or [`SHARDS`].
-    tables: SmallVec<[Table; 1]>,
-    len: usize,
-    heap_bytes: usize,
-}
-
-/// Entries of one table above which there are many.
-const SPLIT_ABOVE: usize = 4_096;
-/// Entries below which there is one again.
-const JOIN_BELOW: usize = 1_024;
-
-impl Sharded {
-    /// Empty.
-    #[must_use]
-    pub fn new() -> Self {
-        Self { tables: smallvec![Table::default()], len: 0, heap_bytes: 0 }
-    }
-
-    /// Entries.
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Bytes of heap.
-    #[must_use]
-    pub fn heap_bytes(&self) -> usize {
-        let tables = if self.tables.spilled() { self.tables.capacity() } else { 0 };
-        self.heap_bytes + tables * size_of::<Table>()
-    }
-
-    /// See [`Table::find`].
-    pub fn find(&self, hash: u64, is: impl FnMut(u32) -> bool) -> Option<u32> {
-        self.tables[self.shard(hash)].find(hash, is)
-    }
-
-    /// See [`Table::insert`].
-    pub fn insert(&mut self, hash: u64, value: u32, hash_of: impl Fn(u32) -> u64) {
-        if self.len == SPLIT_ABOVE && self.tables.len() == 1 {
-            self.redistribute(SHARDS, &hash_of);
-        }
-        self.change(hash, |table| table.insert(hash, value, hash_of));
-    }
-
-    /// See [`Table::replace`].
-    pub fn replace(&mut self, hash: u64, old: u32, new: u32) {
-        let shard = self.shard(hash);
-        self.tables[shard].replace(hash, old, new);
-    }
-
-    /// See [`Table::remove`].
-    pub fn remove(&mut self, hash: u64, value: u32, hash_of: impl Fn(u32) -> u64) {
-        self.change(hash, |table| table.remove(hash, value, &hash_of));
-        if self.len < JOIN_BELOW && self.tables.len() > 1 {
-            self.redistribute(1, &hash_of);
-        }
-    }
-
-    /// See [`Table::prefetch`].
-    pub fn prefetch(&self, hash: u64) {
-        self.tables[self.shard(hash)].prefetch(hash);
-    }
-
-    /// Every value, in no particular order.
-    pub fn values(&self) -> impl Iterator<Item = u32> {
-        self.tables.iter().flat_map(Table::values)
-    }
-
-    fn shard(&self, hash: u64) -> usize {
-        if self.tables.len() == 1 {
-            0
-        } else {
-            usize::try_from(hash >> SHARD_SHIFT).expect("eight bits")
-        }
-    }
-
-    fn change(&mut self, hash: u64, change: impl FnOnce(&mut Table)) {
-        let shard = self.shard(hash);
-        let table = &mut self.tables[shard];
-        let before = (table.len(), table.heap_bytes());
-        change(table);
-        self.len = self.len + table.len() - before.0;
-        self.heap_bytes = self.heap_bytes + table.heap_bytes() - before.1;
-    }
-
-    fn redistribute(&mut self, shards: usize, hash_of: impl Fn(u32) -> u64) {
-        let old = std::mem::replace(&mut self.tables, smallvec![Table::default(); shards]);
-        for value in old.iter().flat_map(Table::values) {
-            let hash = hash_of(value);
-            let shard = self.shard(hash);
-            self.tables[shard].insert(hash, value, &hash_of);
-        }
-        self.heap_bytes = self.tables.iter().map(Table::heap_bytes).sum();
-    }
-
-    /// Panics unless every relation holds. For tests and the fuzzers.
-    pub fn check_invariants(&self, hash_of: impl Fn(u32) -> u64) {
-        for (shard, table) in self.tables.iter().enumerate() {
-            table.check_invariants(&hash_of);
-            assert!(table.values().all(|value| self.shard(hash_of(value)) == shard));
-        }
-        assert_eq!(self.tables.iter().map(Table::len).sum::<usize>(), self.len);
-        assert_eq!(self.tables.iter().map(Table::heap_bytes).sum::<usize>(), self.heap_bytes);
-    }
 }
 
 #[cfg(test)]
@@ -337,31 +468,39 @@ mod tests {
 
     /// Adds and removes against a set, with hashes as bad as `spread` makes them.
     fn agrees_with_a_set(spread: impl Fn(u32) -> u64 + Copy, steps: u32, values: u32) {
-        let (mut rng, mut set, mut table) = (Rng::new(1), BTreeSet::new(), Sharded::new());
+        let (mut rng, mut set) = (Rng::new(1), BTreeSet::new());
+        let (mut slab, mut table) = (Slab::new(16 << 20), Table::new());
+        let hash_of = |_: &Slab, value| spread(value);
         for step in 0..steps {
             // Up to many, down to none, and up again.
             let growing = (step / (steps / 4)).is_multiple_of(2);
             let value = rng.below(values);
             let hash = spread(value);
-            let found = table.find(hash, |other| other == value);
+            let found = table.find(&slab, hash, |other| other == value);
             assert_eq!(found.is_some(), set.contains(&value));
             match found {
                 None if growing || rng.below(8) == 0 => {
-                    table.insert(hash, value, spread);
+                    table.insert(&mut slab, hash, value, hash_of);
                     set.insert(value);
                 }
                 Some(_) if !growing || rng.below(8) == 0 => {
-                    table.remove(hash, value, spread);
+                    table.remove(&mut slab, hash, value, hash_of);
                     set.remove(&value);
                 }
                 _ => {}
             }
             if step % (steps / 64) == 0 {
-                table.check_invariants(spread);
-                assert_eq!(table.values().collect::<BTreeSet<u32>>(), set);
-                assert!(set.len() < 100 || table.heap_bytes() < set.len() * 17 + 16_384);
+                table.check_invariants(&slab, spread);
+                slab.check_invariants();
+                assert_eq!(table.values(&slab).collect::<BTreeSet<u32>>(), set);
+                let blocks = table.shards.iter().map(|shard| usize::from(shard.buckets) * 64);
+                assert!(set.len() < 100 || blocks.sum::<usize>() < set.len() * 13);
             }
         }
+        for value in set {
+            table.remove(&mut slab, spread(value), value, hash_of);
+        }
+        assert_eq!((table.len(), table.heap_bytes(), slab.bytes()), (0, 0, 0));
     }
 
     fn good(value: u32) -> u64 {
@@ -380,45 +519,70 @@ mod tests {
 
     #[test]
     fn agrees_with_a_set_when_all_meet_in_few_buckets() {
-        agrees_with_a_set(|value| u64::from(value % 7) << 24, 20_000, 500);
+        agrees_with_a_set(|value| u64::from(value % 7) << 32, 20_000, 500);
         agrees_with_a_set(|_| u64::MAX, 5_000, 100);
     }
 
     #[test]
     fn a_search_ends_where_every_bucket_was_passed_by() {
-        let mut table = Table::default();
-        // Two buckets; each takes in twelve of its own and passes one on to the other.
-        let hash = |value: u32| if value < 100 { 0 } else { u64::MAX };
-        for value in (0..13).chain(100..104) {
-            table.insert(hash(value), value, hash);
+        let (mut slab, mut table) = (Slab::new(1 << 20), Table::new());
+        // Each bucket takes in twelve of its own and passes one on.
+        let buckets = u64::try_from(BUCKETS_MIN).expect("few");
+        let hash = |value: u32| (u64::from(value) % buckets) * (u64::MAX / buckets + 1) | 1;
+        let hash_of = |_: &Slab, value| hash(value);
+        let (first, more) = (12 * u32::try_from(BUCKETS_MIN).expect("few"), 8);
+        table.shards.push(Shard::new(&mut slab, 0));
+        for value in 0..first {
+            table.shards[0].put(&mut slab, Entry { hash: hash(value), value });
         }
-        for value in 0..9 {
-            table.remove(hash(value), value, hash);
+        table.len = first as usize;
+        // Room at one end, taken by who belongs to the other.
+        table.remove(&mut slab, hash(0), 0, hash_of);
+        table.shards[0].put(&mut slab, Entry { hash: hash(1), value: first + 1 });
+        table.len += 1;
+        assert_eq!(usize::from(table.shards[0].buckets), BUCKETS_MIN);
+        assert!(
+            table.shards[0].buckets(&slab).iter().filter(|bucket| bucket.passed > 0).count() > 6
+        );
+        for value in first + 2..first + 2 + more {
+            assert_eq!(table.find(&slab, hash(value), |other| other == value), None);
         }
-        for value in 104..112 {
-            table.insert(hash(value), value, hash);
-        }
-        assert_eq!(table.buckets.len(), 2);
-        assert!(table.buckets.iter().all(|bucket| bucket.passed > 0));
-        assert_eq!(table.find(0, |value| value == 50), None);
-        assert_eq!(table.find(u64::MAX, |value| value == 150), None);
-        table.check_invariants(hash);
+        table.check_invariants(&slab, hash);
     }
 
     #[test]
     fn a_replaced_value_is_found_instead_of_the_old() {
-        let mut table = Sharded::new();
+        let (mut slab, mut table) = (Slab::new(16 << 20), Table::new());
+        let hash_of = |value: u32| good(value % 10_000);
         for value in 0..6_000 {
-            table.insert(good(value), value, |value| good(value % 10_000));
+            table.insert(&mut slab, good(value), value, |_, value| hash_of(value));
         }
         for value in 0..6_000 {
-            table.replace(good(value), value, value + 10_000);
+            table.replace(&mut slab, good(value), value, value + 10_000);
         }
+        table.exchange(&mut slab, (good(1), 10_001), (good(2), 10_002));
+        table.exchange(&mut slab, (good(2), 10_001), (good(1), 10_002));
         for value in 0..6_000 {
             let hash = good(value);
-            assert_eq!(table.find(hash, |other| other == value), None);
-            assert_eq!(table.find(hash, |other| other == value + 10_000), Some(value + 10_000));
+            assert_eq!(table.find(&slab, hash, |other| other == value), None);
+            let new = value + 10_000;
+            assert_eq!(table.find(&slab, hash, |other| other == new), Some(new));
         }
-        table.check_invariants(|value| good(value % 10_000));
+        table.check_invariants(&slab, hash_of);
+    }
+
+    #[test]
+    fn no_insertion_moves_more_than_a_shard() {
+        let (mut slab, mut table) = (Slab::new(64 << 20), Table::new());
+        for value in 0..200_000 {
+            let hashed = std::cell::Cell::new(0);
+            table.insert(&mut slab, good(value), value, |_, value| {
+                hashed.set(hashed.get() + 1);
+                good(value)
+            });
+            // One is divided, and one grows.
+            assert!(hashed.get() <= 2 * SLOTS * BUCKETS_MAX);
+        }
+        assert!(table.shards.iter().all(|shard| usize::from(shard.len) < FULL * BUCKETS_MAX));
     }
 }
