@@ -226,7 +226,8 @@ fn measure(size: Size) {
         now = now.plus(1);
         pass(&mut store, now);
     }
-    let rounds = f64::from(now.since(NOW)) / 64.0;
+    // The sweep goes around sixteen times in a peer's life.
+    let rounds = f64::from(now.since(NOW)) / (f64::from(TTL) / 16.0);
     drop(known);
     let left = resident_bytes().saturating_sub(before) as f64;
     println!(

@@ -19,6 +19,9 @@ use crate::wire::id::PeerId;
 /// more, and in a long list windows begin at a different place each time anyway.
 const MIXES_ONE_IN: u32 = 4;
 
+/// Cache lines of a window that are prefetched; the processor sees by itself how it goes on.
+const WINDOW_LINES: usize = 3;
+
 /// What a large list holds besides the head of its block.
 #[derive(Debug)]
 pub struct Large {
@@ -106,6 +109,14 @@ impl Runs {
         let stride = self.shape.stride;
         let endpoints = &slab.get(self.blocks[run], end * stride)[at * stride..];
         (endpoints, from + u32::try_from(end - at).expect("peers of a run"))
+    }
+
+    /// Tells the processor that endpoints from a position on are wanted soon.
+    pub fn prefetch(&self, slab: &Slab, position: u32) {
+        let (run, at) = self.locate(position);
+        if let Some(block) = self.blocks.get(run) {
+            slab.prefetch(*block, at * self.shape.stride / size_of::<u32>(), WINDOW_LINES);
+        }
     }
 
     /// The stamp at a position.

@@ -17,11 +17,13 @@ const LARGE_MIN: u32 = 64;
 /// Peers that expire from one list at once; more have to wait, and the list is silent meanwhile.
 const EXPIRE_MAX: u32 = 2_560;
 
-/// Bytes of a cache line.
-const LINE_BYTES: usize = 64;
-/// Bytes of a block that are prefetched before anything is known of it.
-const FIRST_BYTES: usize = 2 * LINE_BYTES;
+/// Words of a cache line.
+const LINE_WORDS: usize = 16;
+/// Where the second line of a block is prefetched before anything is known of it: behind the head,
+/// and in the same line if the block is in one.
+const SECOND: usize = 12;
 
+const _: () = assert!(SECOND + 1 > HEAD_WORDS && SECOND < LINE_WORDS);
 const _: () = {
     let widest = Shape::new(Family::V6, true).peer_bytes();
     assert!(HEAD_BYTES + SMALL_MAX * widest <= BLOCK_BYTES_MAX);
@@ -371,10 +373,11 @@ impl Lists {
     /// Tells the processor that a block will be looked at.
     #[inline]
     pub fn prefetch_first(&self, list: Block) {
-        self.slab.prefetch(list, 0, FIRST_BYTES / LINE_BYTES);
+        self.slab.prefetch(list, 0, 1);
+        self.slab.prefetch(list, SECOND, 1);
     }
 
-    /// Tells the processor that an announce to this list follows; the first two lines have come.
+    /// Tells the processor that an announce to this list follows; the first lines have come.
     /// Returns whether the list is large.
     #[inline]
     pub fn prefetch(&self, list: Block) -> bool {
@@ -386,10 +389,10 @@ impl Lists {
             }
             return true;
         }
-        let bytes = head.class().bytes();
-        if bytes > FIRST_BYTES {
-            let lines = (bytes - FIRST_BYTES).div_ceil(LINE_BYTES);
-            self.slab.prefetch(list, FIRST_BYTES / size_of::<u32>(), lines);
+        let words = head.class().bytes() / size_of::<u32>();
+        if words > SECOND + 1 {
+            self.slab.prefetch(list, SECOND + LINE_WORDS, (words - SECOND) / LINE_WORDS);
+            self.slab.prefetch(list, words - 1, 1);
         }
         false
     }
@@ -406,6 +409,13 @@ impl Lists {
         let head = self.head(list);
         if head.is_large() && head.family() == endpoint.family() {
             self.large(list).prefetch_peer(&self.slab, &self.hasher, endpoint);
+        }
+    }
+
+    /// Tells the processor that a window of a large list, from a position on, will be read.
+    pub fn prefetch_window(&self, list: Block, position: u32) {
+        if self.head(list).is_large() {
+            self.large(list).runs.prefetch(&self.slab, position);
         }
     }
 

@@ -90,6 +90,8 @@ pub struct Announced {
 pub struct Asker {
     list: Block,
     position: u32,
+    /// Drawn for this announce: where its windows begin.
+    chance: u64,
 }
 
 /// Who is in a swarm, by role.
@@ -148,6 +150,10 @@ pub struct SwarmStore {
     seen: Seconds,
     swarms: Swarms,
     rng: Rng,
+    /// What windows of large lists begin at, together with the asker's endpoint, so that they can
+    /// be known before the announce; and for how many announces to come it stays the same.
+    windows: u64,
+    ahead: usize,
     totals: Totals,
     sweep: Sweep,
     /// Where the search for swarms that can go goes on: a span of the slab.
@@ -176,6 +182,8 @@ impl SwarmStore {
             seen: Seconds(0),
             swarms: Swarms::new(Hasher::new(key), bounds.memory_bytes, bounds.keep_peer_ids),
             rng,
+            windows: 0,
+            ahead: 0,
             totals: Totals::default(),
             sweep: Sweep::default(),
             hand: 0,
@@ -183,42 +191,71 @@ impl SwarmStore {
     }
 
     /// Prepares for what is due next, a batch of it, so that the memory latencies overlap here
-    /// instead of adding up later. Changes nothing.
+    /// instead of adding up later. Changes nobody.
     ///
     /// In passes, each of prefetches that do not depend on one another: the buckets of the index,
     /// the heads of the swarms, their peers; of large lists what they are, the buckets of their own
-    /// index, and the peer. What the
-    /// passes guess may be wrong (a bucket's entry is taken for the swarm's by a byte of its hash):
-    /// then a prefetch was wasted, no more.
-    pub fn warm(&self, due: &[(InfoHash, Option<Endpoint>)]) {
-        for due in due.chunks(BATCH_MAX) {
-            let mut hashes = [0; BATCH_MAX];
-            let mut swarms = [None; BATCH_MAX];
-            for (hash, (info_hash, _)) in hashes.iter_mut().zip(due) {
-                *hash = self.swarms.lists.hasher.info_hash(info_hash);
-                self.swarms.prefetch(*hash);
-            }
-            for (swarm, hash) in swarms.iter_mut().zip(&hashes[..due.len()]) {
-                *swarm = self.swarms.guess(*hash);
-                if let Some(swarm) = *swarm {
-                    self.swarms.lists.prefetch_first(swarm);
-                }
-            }
-            let mut large: SmallVec<[(Block, Endpoint); BATCH_MAX]> = SmallVec::new_const();
-            for (swarm, (_, endpoint)) in swarms.iter().zip(due) {
-                if let (Some(swarm), Some(endpoint)) = (swarm, endpoint)
-                    && self.swarms.lists.prefetch(*swarm)
-                {
-                    large.push((*swarm, *endpoint));
-                }
-            }
-            for (swarm, endpoint) in &large {
-                self.swarms.lists.prefetch_index(*swarm, endpoint);
-            }
-            for (swarm, endpoint) in &large {
-                self.swarms.lists.prefetch_peer(*swarm, endpoint);
+    /// index, and the peer and the windows of its answer. What the passes guess may be wrong (a
+    /// bucket's entry is taken for the swarm's by a byte of its hash): then a prefetch was wasted,
+    /// no more.
+    pub fn warm(&mut self, due: &[(InfoHash, Option<Endpoint>)]) {
+        (self.windows, self.ahead) = (self.rng.next_u64(), 0);
+        // In parts of the same size: the last one overlaps as much as the others.
+        let parts = due.len().div_ceil(BATCH_MAX).max(1);
+        for due in due.chunks(due.len().div_ceil(parts).max(1)) {
+            self.warm_part(due);
+        }
+    }
+
+    fn warm_part(&mut self, due: &[(InfoHash, Option<Endpoint>)]) {
+        let lists = &self.swarms.lists;
+        let mut hashes = [0; BATCH_MAX];
+        let mut swarms = [None; BATCH_MAX];
+        for (hash, (info_hash, _)) in hashes.iter_mut().zip(due) {
+            *hash = lists.hasher.info_hash(info_hash);
+            self.swarms.prefetch(*hash);
+        }
+        for (swarm, hash) in swarms.iter_mut().zip(&hashes[..due.len()]) {
+            *swarm = self.swarms.guess(*hash);
+            if let Some(swarm) = *swarm {
+                lists.prefetch_first(swarm);
             }
         }
+        let mut large: SmallVec<[(Block, Endpoint); BATCH_MAX]> = SmallVec::new();
+        for (swarm, (_, endpoint)) in swarms.iter().zip(due) {
+            self.ahead += usize::from(endpoint.is_some());
+            if let (Some(swarm), Some(endpoint)) = (swarm, endpoint)
+                && lists.prefetch(*swarm)
+            {
+                large.push((*swarm, *endpoint));
+            }
+        }
+        for (swarm, endpoint) in &large {
+            lists.prefetch_index(*swarm, endpoint);
+        }
+        for (swarm, endpoint) in &large {
+            lists.prefetch_peer(*swarm, endpoint);
+            self.prefetch_windows(*swarm, endpoint);
+        }
+    }
+
+    /// Tells the processor where the windows of a large list's answer will begin, if the asker is a
+    /// leecher, as most are.
+    fn prefetch_windows(&self, list: Block, endpoint: &Endpoint) {
+        let (lists, family) = (&self.swarms.lists, endpoint.family());
+        if lists.head(list).family() == family {
+            let census = lists.census(list);
+            let mut draws = Rng::new(self.window_chance(endpoint));
+            for (from, to) in [(census.seeders, census.len), (0, census.seeders)] {
+                let bucket = Bucket::new((list, family), from, to, None);
+                lists.prefetch_window(list, bucket.begin(draws.next_u32()));
+            }
+        }
+    }
+
+    /// Where the windows of an announce to a large list begin, as [`Asker::chance`] says it.
+    fn window_chance(&self, endpoint: &Endpoint) -> u64 {
+        self.windows ^ self.swarms.lists.hasher.endpoint(endpoint)
     }
 
     /// Inserts or refreshes a peer, creating its swarm if need be, within the bounds.
@@ -226,8 +263,14 @@ impl SwarmStore {
         let now = self.pass_time(now);
         let stamp = self.clock.stamp(now);
         let (family, scope) = (arrival.endpoint.family(), arrival.scope);
-        let (report, id, pick) = (arrival.report, &arrival.peer_id, self.rng.next_u32());
-        let refresh = Refresh { now: stamp, report, id, pick };
+        let chance = self.rng.next_u64();
+        // Announces that nobody was warned of have windows of their own.
+        match self.ahead.checked_sub(1) {
+            Some(ahead) => self.ahead = ahead,
+            None => self.windows = chance,
+        }
+        let pick = u32::try_from(chance >> 32).expect("the upper half");
+        let refresh = Refresh { now: stamp, report: arrival.report, id: &arrival.peer_id, pick };
 
         // A known peer of a swarm with one list: most announces are of this kind.
         if let Some(swarm) = self.swarms.find(&arrival.info_hash) {
@@ -235,12 +278,17 @@ impl SwarmStore {
             if head.is_only(family, scope) && !self.clock.is_expired(stamp, head.oldest) {
                 let lists = &mut self.swarms.lists;
                 if let Some(refreshed) = lists.refresh_known(swarm, &arrival.endpoint, &refresh) {
-                    return self.announced(stamp, swarm, (swarm, false), &refreshed);
+                    let chance = if lists.head(swarm).is_large() {
+                        self.window_chance(&arrival.endpoint)
+                    } else {
+                        chance
+                    };
+                    return self.announced(stamp, swarm, (swarm, false), &refreshed, chance);
                 }
             }
         }
 
-        self.announce_anew(now, arrival, &refresh)
+        self.announce_anew(now, arrival, &refresh, chance)
     }
 
     /// An announce that may change more than one peer.
@@ -250,6 +298,7 @@ impl SwarmStore {
         now: Seconds,
         arrival: &Arrival,
         refresh: &Refresh<'_>,
+        chance: u64,
     ) -> Announced {
         let stamp = refresh.now;
         let (family, scope) = (arrival.endpoint.family(), arrival.scope);
@@ -276,17 +325,18 @@ impl SwarmStore {
             self.swarms.push(&mut swarm, &mut list, &arrival.endpoint)
         });
         let refreshed = self.swarms.lists.refresh(list, (position, joined), refresh);
-        self.announced(stamp, swarm, (list, joined), &refreshed)
+        self.announced(stamp, swarm, (list, joined), &refreshed, chance)
     }
 
     /// What is left to do once a peer has been refreshed.
-    #[inline]
+    #[inline(always)]
     fn announced(
         &mut self,
         now: u16,
         swarm: Block,
         (list, joined): (Block, bool),
         refreshed: &Refreshed,
+        chance: u64,
     ) -> Announced {
         let Refreshed { position, completed, stamp, census: (before, after) } = *refreshed;
         if before != after {
@@ -315,7 +365,8 @@ impl SwarmStore {
                 self.swarms.lists.establish(swarm);
             }
         }
-        Announced { swarm: handle, counts, asker: Asker { list, position }, joined, completed }
+        let asker = Asker { list, position, chance };
+        Announced { swarm: handle, counts, asker, joined, completed }
     }
 
     /// Removes a peer that leaves; creates nothing. Returns whether it was there.
@@ -372,21 +423,21 @@ impl SwarmStore {
         let census = lists.census(handle.0);
         let list = (handle.0, lists.head(handle.0).family());
         let asker = wish.asker.map(|asker| asker.position);
+        let mut draws = Rng::new(wish.asker.map_or_else(|| self.rng.next_u64(), |a| a.chance));
         let want = u32::from(wish.num_want);
-        let first = if wish.seeder { census.seeders } else { 0 };
-        let all = Bucket::new(list, first, census.len, asker);
+        // A seeder sees leechers only.
+        let (from, seeders) = if wish.seeder { (census.seeders, 0) } else { (0, census.seeders) };
+        let all = Bucket::new(list, from, census.len, asker);
+        let leechers = Bucket::new(list, census.seeders, census.len, asker);
+        let seeders = Bucket::new(list, 0, seeders, asker);
         if all.size() <= want {
-            sample.take(&all, 0, all.size());
-        } else if first == census.seeders {
-            sample.take(&all, skip(&mut self.rng, lists, &all, want), want);
-        } else {
-            let leechers = Bucket::new(list, census.seeders, census.len, asker);
-            let seeders = Bucket::new(list, 0, census.seeders, asker);
-            let mut shares = [0; 2];
-            apportion(&mut self.rng, want, &[leechers.size(), seeders.size()], &mut shares);
-            for (bucket, share) in [leechers, seeders].iter().zip(shares) {
-                sample.take(bucket, skip(&mut self.rng, lists, bucket, share), share);
-            }
+            sample.take(&all, all.behind_asker(), all.size());
+            return sample;
+        }
+        let (begins, mut shares) = ([draws.next_u32(), draws.next_u32()], [0; 2]);
+        apportion(draws.next_u32(), want, &[leechers.size(), seeders.size()], &mut shares);
+        for ((bucket, share), draw) in [leechers, seeders].iter().zip(shares).zip(begins) {
+            sample.take(bucket, begin(lists, bucket, draw), share);
         }
         sample
     }
@@ -422,10 +473,10 @@ impl SwarmStore {
         let sizes: SmallVec<[u32; BUCKETS_MAX]> = buckets.iter().map(Bucket::size).collect();
         let mut shares = [0; BUCKETS_MAX];
         let want = u32::from(wish.num_want);
-        apportion(&mut self.rng, want, &sizes, &mut shares[..sizes.len()]);
+        apportion(self.rng.next_u32(), want, &sizes, &mut shares[..sizes.len()]);
         let mut sample = Sample::of(lists);
         for (bucket, share) in buckets.iter().zip(shares) {
-            sample.take(bucket, skip(&mut self.rng, lists, bucket, share), share);
+            sample.take(bucket, begin(lists, bucket, self.rng.next_u32()), share);
         }
         sample
     }
@@ -537,13 +588,14 @@ impl SwarmStore {
 /// Seconds between two announces of a peer after which its swarm is taken for real.
 const CAME_BACK_SECS: u32 = 300;
 
-/// Where a window of `share` peers begins: at random, if chance has not chosen already.
+/// Where a window begins: at random, if chance has not chosen already.
 #[inline]
-fn skip(rng: &mut Rng, lists: &Lists, bucket: &Bucket, share: u32) -> u32 {
-    // In a small list the asker has just changed places with a random one of its kind, and windows
-    // are counted from it on.
-    let chosen = bucket.asker.is_some() && !lists.head(bucket.list).is_large();
-    if chosen || share == bucket.size() { 0 } else { rng.below(bucket.size()) }
+fn begin(lists: &Lists, bucket: &Bucket, draw: u32) -> u32 {
+    match bucket.asker {
+        // It has just changed places with a random one of its kind.
+        Some(asker) if !lists.head(bucket.list).is_large() => asker + 1,
+        _ => bucket.begin(draw),
+    }
 }
 
 /// Moves a total by what one of its parts changed from and to.

@@ -9,7 +9,6 @@ use smallvec::SmallVec;
 
 use super::lists::Lists;
 use super::slab::Block;
-use crate::rng::Rng;
 use crate::wire::addr::Family;
 use crate::wire::id::PeerId;
 
@@ -20,19 +19,19 @@ pub const BUCKETS_MAX: usize = 8;
 /// Shares `want` out over buckets of the given `sizes`.
 ///
 /// Systematic sampling: each bucket gets its proportion, rounded up or down at random so that the
-/// expectation is exact, never more than it holds, and `want` (or everything there is) in total.
+/// expectation is exact (`draw` decides), never more than it holds, and `want` (or everything there is) in total.
 /// Then a bucket that got nothing though it holds somebody takes one from the largest share: a
 /// small bias, asked for so that both kinds and both families are present when both exist.
 #[inline]
-pub fn apportion(rng: &mut Rng, want: u32, sizes: &[u32], shares: &mut [u32]) {
+pub fn apportion(draw: u32, want: u32, sizes: &[u32], shares: &mut [u32]) {
     debug_assert!(sizes.len() == shares.len() && sizes.len() <= BUCKETS_MAX);
     let total: u64 = sizes.iter().map(|&size| u64::from(size)).sum();
     if total <= u64::from(want) {
         shares.copy_from_slice(sizes);
         return;
     }
-    let bound = u32::try_from(total).unwrap_or(u32::MAX);
-    let offset = u64::from(rng.below(bound));
+    let bound = u64::from(u32::try_from(total).unwrap_or(u32::MAX));
+    let offset = u64::from(draw) * bound >> 32;
     let (mut cumulative, mut given) = (0_u64, 0);
     for (share, &size) in shares.iter_mut().zip(sizes) {
         cumulative += u64::from(size);
@@ -107,6 +106,23 @@ impl Bucket {
         Self { list, family, from, to, asker }
     }
 
+    /// Where a window begins that `draw` chooses, of those that do not begin with the asker.
+    #[must_use]
+    #[inline]
+    pub fn begin(&self, draw: u32) -> u32 {
+        // Multiply and shift, as `Rng::below` does.
+        let wide = u64::from(draw) * u64::from(self.size());
+        let begin = self.from + u32::try_from(wide >> 32).expect("below 2^32");
+        begin + u32::from(self.asker.is_some_and(|asker| asker <= begin))
+    }
+
+    /// Where a window begins that comes to the asker last, if at all.
+    #[must_use]
+    #[inline]
+    pub fn behind_asker(&self) -> u32 {
+        self.asker.map_or(self.from, |asker| asker + 1)
+    }
+
     /// How many can be chosen.
     #[must_use]
     #[inline]
@@ -166,27 +182,25 @@ impl<'a> Sample<'a> {
         chosen.map(|range| (range.to - range.from) as usize).sum()
     }
 
-    /// Adds `take` peers out of `bucket`: the window that begins behind the first `skip` of them,
-    /// around the end.
-    ///
-    /// They are counted from the asker on if it is among them: a window that skips nobody then
-    /// never comes to it.
-    #[inline]
-    pub fn take(&mut self, bucket: &Bucket, skip: u32, take: u32) {
-        debug_assert!(take <= bucket.size() && (skip < bucket.size() || take == 0));
-        let first = bucket.asker.map_or(bucket.from, |asker| asker + 1);
-        if bucket.asker.is_some() && skip > 0 {
+    /// Adds `take` peers out of `bucket`: those that stand at `begin` and behind, around the end,
+    /// over the asker.
+    #[inline(always)]
+    pub fn take(&mut self, bucket: &Bucket, begin: u32, take: u32) {
+        debug_assert!(take <= bucket.size());
+        match bucket.asker {
             // As far as the asker, and on behind it.
-            let straight = take.min(bucket.size() - skip);
-            self.run(bucket, first + skip, straight);
-            self.run(bucket, first, take - straight);
-        } else {
-            self.run(bucket, first + skip, take);
+            Some(asker) if begin != asker + 1 => {
+                let around = if asker < begin { bucket.to - bucket.from } else { 0 };
+                let straight = take.min(asker + around - begin);
+                self.run(bucket, begin, straight);
+                self.run(bucket, asker + 1, take - straight);
+            }
+            _ => self.run(bucket, begin, take),
         }
     }
 
     /// Adds the `take` places from `begin` on, around the end; `begin` may lie behind it.
-    #[inline]
+    #[inline(always)]
     fn run(&mut self, bucket: &Bucket, begin: u32, take: u32) {
         let Bucket { list, family, from, to, .. } = *bucket;
         let before_end = take.min(to.saturating_sub(begin));
@@ -204,6 +218,7 @@ impl<'a> Sample<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rng::Rng;
 
     #[test]
     fn shares_add_up_never_exceed_their_bucket_and_keep_every_kind() {
@@ -215,7 +230,7 @@ mod tests {
             }
             let want = rng.below(60);
             let mut shares = [0; BUCKETS_MAX];
-            apportion(&mut rng, want, &sizes, &mut shares);
+            apportion(rng.next_u32(), want, &sizes, &mut shares);
             let total: u32 = sizes.iter().sum();
             assert_eq!(shares.iter().sum::<u32>(), total.min(want));
             let kinds = sizes.iter().filter(|&&size| size > 0).count();
@@ -232,7 +247,7 @@ mod tests {
         let (mut rng, mut sums) = (Rng::new(4), [0; 3]);
         for _ in 0..100_000 {
             let mut shares = [0; 3];
-            apportion(&mut rng, 10, &[20, 50, 30], &mut shares);
+            apportion(rng.next_u32(), 10, &[20, 50, 30], &mut shares);
             (0..3).for_each(|i| sums[i] += shares[i]);
         }
         for (sum, expected) in sums.iter().zip([200_000_u32, 500_000, 300_000]) {
@@ -246,10 +261,10 @@ mod tests {
         for asker in [None, Some(2), Some(5), Some(10)] {
             let bucket = Bucket::new((list, Family::V4), 2, 11, asker);
             let mut seen = [0_u32; 11];
-            for skip in 0..bucket.size() {
+            for begin in (2..11).filter(|&begin| asker != Some(begin)) {
                 for take in 0..=bucket.size() {
                     let mut sample = Sample::empty();
-                    sample.take(&bucket, skip, take);
+                    sample.take(&bucket, begin, take);
                     assert_eq!(sample.count(Family::V4), take as usize);
                     for range in &sample.ranges {
                         assert!(range.from < range.to && range.to <= 11);
@@ -257,6 +272,10 @@ mod tests {
                     }
                 }
             }
+            let begins = |draw: u32| bucket.begin(draw << 24);
+            let mut chosen: Vec<u32> = (0..256).map(begins).collect();
+            chosen.dedup();
+            assert!(chosen.into_iter().eq((2..11).filter(|&begin| asker != Some(begin))));
             for (n, &count) in seen.iter().enumerate() {
                 let candidate = n >= 2 && asker.is_none_or(|asker| asker as usize != n);
                 let each = bucket.size() * (bucket.size() + 1) / 2;

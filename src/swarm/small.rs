@@ -55,7 +55,7 @@ pub struct Small<'a, const N: usize> {
 
 impl<'a, const N: usize> Small<'a, N> {
     /// The list in the block at the beginning of `words`.
-    #[inline]
+    #[inline(always)]
     pub fn open(words: &'a mut [u32], keep_ids: bool) -> Self {
         let (head, rest) = words.split_first_chunk_mut::<HEAD_WORDS>().expect("a block");
         let head: &mut Head = bytemuck::cast_mut(head);
