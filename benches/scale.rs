@@ -9,115 +9,29 @@
 
 use std::fs;
 use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 use std::time::Instant;
 
 use throng::rng::Rng;
-use throng::swarm::{Arrival, Bounds, HashKey, Report, SwarmStore, Wish};
+use throng::swarm::SwarmStore;
 use throng::time::Seconds;
-use throng::wire::addr::{Endpoint, Family, Scope};
-use throng::wire::id::{InfoHash, PeerId};
+use throng::wire::addr::Family;
 
 #[path = "common/hash.rs"]
 mod hash;
+#[path = "common/skewed.rs"]
+mod skewed;
+
+use skewed::{BATCH, Draw, NOW, SCRAPE, Size, answer, scrape, warm};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const NOW: Seconds = Seconds(1_000);
-const TTL: u32 = 3_000;
-const BATCH: usize = 64;
-const NUM_WANT: u16 = 50;
-const SCRAPE: usize = 74;
 /// Announces of a round.
 const DRAWS: usize = 1 << 20;
 const ROUNDS: usize = 5;
 /// Peers that are drawn ahead of their insertion.
 const SLICE: u32 = 1 << 14;
-
-/// What is measured: so many swarms and peers of one family.
-#[derive(Clone, Copy)]
-struct Size {
-    swarms: u32,
-    peers: u32,
-    family: Family,
-}
-
-/// An announce in little room, so that reading it costs little.
-#[derive(Clone, Copy)]
-struct Draw {
-    info_hash: InfoHash,
-    endpoint: Endpoint,
-    seeder: bool,
-}
-
-impl Size {
-    /// The peer of that number: always the same one, in the same swarm. One in five is a seeder.
-    fn draw(self, number: u32) -> Draw {
-        let mut rng = Rng::new(u64::from(number));
-        let even = rng.next_u64() >> 32;
-        let square = (even * even) >> 32;
-        let skewed = (square * square) >> 32;
-        let swarm = (u64::from(self.swarms) * skewed) >> 32;
-        let ip = match self.family {
-            // 16.0.0.0/4 and 2400::/16: public addresses, a new one for each number.
-            Family::V4 => IpAddr::V4(Ipv4Addr::from(0x1000_0000 | number)),
-            Family::V6 => {
-                IpAddr::V6(Ipv6Addr::from((0x2400_u128 << 112) | (u128::from(number) << 64) | 1))
-            }
-        };
-        Draw {
-            info_hash: hash::info_hash(u32::try_from(swarm).expect("below the swarms")),
-            endpoint: Endpoint::new(ip, 6_881),
-            seeder: number.is_multiple_of(5),
-        }
-    }
-
-    fn store(self) -> SwarmStore {
-        let bounds = Bounds {
-            memory_bytes: 8 << 30,
-            peers_per_swarm: 1_000_000,
-            peer_ttl_secs: TTL,
-            keep_peer_ids: false,
-        };
-        SwarmStore::new(bounds, HashKey(11, u64::from(self.peers)), Rng::new(33))
-    }
-}
-
-impl Draw {
-    fn arrival(&self) -> Arrival {
-        Arrival {
-            info_hash: self.info_hash,
-            endpoint: self.endpoint,
-            scope: Scope::PUBLIC,
-            peer_id: PeerId([0; 20]),
-            report: Report { seeder: self.seeder, partial: false, completed: false },
-        }
-    }
-}
-
-/// Announces, and writes the reply as the tracker does. Returns its length.
-fn answer(store: &mut SwarmStore, draw: &Draw, out: &mut [u8; 1_232]) -> usize {
-    let done = store.announce(NOW, &draw.arrival());
-    let counts = done.counts;
-    out[..4].copy_from_slice(&counts.seeders.to_be_bytes());
-    out[4..8].copy_from_slice(&counts.leechers.to_be_bytes());
-    let wish = Wish {
-        asker: Some(done.asker),
-        seeder: draw.seeder,
-        scope: Scope::PUBLIC,
-        family: Some(draw.endpoint.family()),
-        num_want: NUM_WANT,
-    };
-    let mut len = 20;
-    store.sample(done.swarm, &wish).each(|chunk| {
-        let end = len + chunk.endpoints().len();
-        out[len..end].copy_from_slice(chunk.endpoints());
-        len = end;
-    });
-    len
-}
 
 /// A round of announces; nanoseconds each.
 fn round(store: &mut SwarmStore, draws: &[Draw], batch: usize) -> f64 {
@@ -125,11 +39,7 @@ fn round(store: &mut SwarmStore, draws: &[Draw], batch: usize) -> f64 {
     let began = Instant::now();
     for draws in draws.chunks(batch) {
         if batch > 1 {
-            let mut due = [(InfoHash([0; 20]), None); BATCH];
-            for (due, draw) in due.iter_mut().zip(draws) {
-                *due = (draw.info_hash, Some(draw.endpoint));
-            }
-            store.warm(&due[..draws.len()]);
+            warm(store, draws);
         }
         for draw in draws {
             black_box(answer(store, draw, black_box(&mut out)));
@@ -169,11 +79,7 @@ fn measure(size: Size) {
         let draws: Vec<Draw> = (from..to).map(|number| size.draw(number)).collect();
         let began = Instant::now();
         for draws in draws.chunks(BATCH) {
-            let mut due = [(InfoHash([0; 20]), None); BATCH];
-            for (due, draw) in due.iter_mut().zip(draws) {
-                *due = (draw.info_hash, Some(draw.endpoint));
-            }
-            store.warm(&due[..draws.len()]);
+            warm(&store, draws);
             for draw in draws {
                 black_box(store.announce(NOW, &draw.arrival()));
             }
@@ -194,19 +100,11 @@ fn measure(size: Size) {
         let began = Instant::now();
         let count = DRAWS / 8 / SCRAPE;
         for draws in known.chunks_exact(SCRAPE).take(count) {
-            let mut due = [(InfoHash([0; 20]), None); SCRAPE];
-            for (due, draw) in due.iter_mut().zip(draws) {
-                due.0 = draw.info_hash;
-            }
-            store.warm(&due);
-            for draw in draws {
-                let swarm = store.find(NOW, &draw.info_hash).expect("it has peers");
-                black_box(store.counts(swarm));
-            }
+            black_box(scrape(&mut store, draws));
         }
         scrapes.push(nanos(began, count));
     }
-    let scrape = median(scrapes);
+    let scraped = median(scrapes);
 
     // Nobody announces any more: one round of the sweep over all, then all are gone.
     let mut now = NOW;
@@ -244,7 +142,7 @@ fn measure(size: Size) {
         single.0,
         single.1,
         single.2,
-        scrape.0 / 1e3,
+        scraped.0 / 1e3,
         held / peers,
         sweep / 1e9,
         longest / 1e6,

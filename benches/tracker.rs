@@ -2,30 +2,27 @@
 //! of 20 peers, replies kept in memory.
 
 use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use throng::limits::UDP_REPLY_BYTES_MAX;
 use throng::rng::Rng;
-use throng::swarm::{Bounds, HashKey};
 use throng::time::Seconds;
-use throng::tracker::access::Access;
-use throng::tracker::connection_id::ConnectionIds;
 use throng::tracker::http::{Connection, HttpAnswer};
-use throng::tracker::owner::{CoreId, Owner};
-use throng::tracker::policy::{Policy, PortSet};
-use throng::tracker::{Datagram, Effects, MailboxFull, Setup, Tracker};
+use throng::tracker::{Datagram, Tracker};
 use throng::wire::bencode::Value;
 use throng::wire::http::{Head, Status, head_end};
-use throng::wire::id::{ConnectionId, InfoHash, TransactionId};
+use throng::wire::id::{ConnectionId, TransactionId};
 use throng::wire::udp::{self, ANNOUNCE_BYTES, Reply};
 
 #[path = "common/announce.rs"]
 mod announce;
 #[path = "common/hash.rs"]
 mod hash;
+#[path = "common/one_core.rs"]
+mod one_core;
+
+use one_core::{Replies, address, datagram, http_request, setup};
 
 const NOW: Seconds = Seconds(1_000);
 const SWARMS: u32 = 10_000;
@@ -39,54 +36,6 @@ const REPLY_BYTES: usize = 20 + 6 * (PEERS as usize - 1);
 /// Requests prepared ahead.
 const REQUESTS: usize = 1 << 14;
 
-/// Keeps the last reply and counts all.
-struct Replies {
-    buffer: [u8; UDP_REPLY_BYTES_MAX],
-    len: usize,
-    count: usize,
-    bytes: usize,
-}
-
-impl Replies {
-    const fn new() -> Self {
-        Self { buffer: [0; UDP_REPLY_BYTES_MAX], len: 0, count: 0, bytes: 0 }
-    }
-
-    fn last(&self) -> Reply<'_> {
-        Reply::parse(&self.buffer[..self.len]).expect("a reply")
-    }
-}
-
-impl Effects for Replies {
-    fn reply_buffer(&mut self) -> Option<&mut [u8; UDP_REPLY_BYTES_MAX]> {
-        Some(black_box(&mut self.buffer))
-    }
-
-    fn send_reply(&mut self, _listener: u8, _target: SocketAddr, len: usize) {
-        self.len = len;
-        self.count += 1;
-        self.bytes += len;
-    }
-
-    fn post(&mut self, _to: CoreId, _message: &[u8]) -> Result<(), MailboxFull> {
-        unreachable!("there is one core")
-    }
-
-    fn answer_http(&mut self, _connection: Connection, _body: &[u8]) {
-        unreachable!("announces to an own swarm are answered at once")
-    }
-}
-
-/// The address of a peer: public, the same number in every swarm.
-fn address(peer: u32) -> SocketAddr {
-    let ip = Ipv4Addr::from(0x1000_0000 | peer);
-    SocketAddr::new(ip.into(), 6_881)
-}
-
-fn datagram(source: SocketAddr, bytes: &[u8]) -> Datagram<'_> {
-    Datagram { listener: 0, source, bytes, truncated: false }
-}
-
 fn request(id: ConnectionId, swarm: u32, peer: u32) -> [u8; ANNOUNCE_BYTES] {
     let info_hash = hash::info_hash(swarm);
     let announce = announce::announce(info_hash, 6_881, peer < SEEDERS, NUM_WANT);
@@ -99,31 +48,7 @@ fn request(id: ConnectionId, swarm: u32, peer: u32) -> [u8; ANNOUNCE_BYTES] {
 
 /// A tracker with every swarm filled over UDP, and the connection id of each peer.
 fn tracker(replies: &mut Replies) -> (Tracker, Vec<ConnectionId>) {
-    let mut tracker = Tracker::new(Setup {
-        core: CoreId(0),
-        owner: Owner::new([0x9E37_79B9; 11], 1),
-        policy: Arc::new(Policy {
-            interval_secs: 1_800,
-            jitter_percent: 10,
-            num_want_default: 50,
-            num_want_max: 200,
-            isolate_private_networks: true,
-            deny_ports: PortSet::new([22..=22, 135..=139]),
-            trust_ip_param_from: Vec::new(),
-            http_scrape_hashes_max: 100,
-            polite_refusal: false,
-        }),
-        access: Access::Open,
-        connection_ids: ConnectionIds::new([7; 16], 1_700_000_000, 128),
-        bounds: Bounds {
-            memory_bytes: 1 << 30,
-            peers_per_swarm: 65_536,
-            peer_ttl_secs: 3_000,
-            keep_peer_ids: false,
-        },
-        hash_key: HashKey(11, 22),
-        seed: 33,
-    });
+    let mut tracker = Tracker::new(setup(1));
     let mut ids = Vec::new();
     let mut connect = [0; 16];
     for peer in 0..PEERS {
@@ -192,19 +117,6 @@ fn udp_announces(c: &mut Criterion) {
     tracker.check_invariants();
 }
 
-/// A request as Transmission writes it, for the peer that listens on 6881.
-fn http_request(info_hash: &InfoHash) -> Vec<u8> {
-    let hash: String = info_hash.0.iter().map(|byte| format!("%{byte:02x}")).collect();
-    format!(
-        "GET /announce?info_hash={hash}&peer_id=-TR4050-k0pz7w2m9xqa&port=6881&uploaded=1310720\
-         &downloaded=73400320&left=4964261888&numwant={NUM_WANT}&key=2060104839&compact=1\
-         &supportcrypto=1 HTTP/1.1\r\nHost: tracker.example.org:6969\r\n\
-         User-Agent: Transmission/4.0.5\r\nAccept: */*\r\n\
-         Accept-Encoding: deflate, gzip, br, zstd\r\n\r\n"
-    )
-    .into_bytes()
-}
-
 fn http_announces(c: &mut Criterion) {
     let mut replies = Replies::new();
     let (mut tracker, _) = tracker(&mut replies);
@@ -212,7 +124,7 @@ fn http_announces(c: &mut Criterion) {
     let requests: Vec<(IpAddr, Vec<u8>)> = (0..REQUESTS)
         .map(|_| {
             let peer = SEEDERS + rng.below(PEERS - SEEDERS);
-            (address(peer).ip(), http_request(&hash::info_hash(rng.below(SWARMS))))
+            (address(peer).ip(), http_request(&hash::info_hash(rng.below(SWARMS)), NUM_WANT))
         })
         .collect();
     let mut turn = requests.iter().cycle();

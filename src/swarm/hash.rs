@@ -93,6 +93,7 @@ mod tests {
 
     /// Chi-square of the top, middle and low bits over keys that differ in one place only.
     #[test]
+    #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
     fn keys_that_resemble_each_other_spread_evenly() {
         const KEYS: u64 = 1 << 14;
         let mut rng = Rng::new(1);

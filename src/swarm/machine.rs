@@ -325,6 +325,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
     fn memory_grows_in_place_and_is_zeroed_when_it_is_used_again() {
         let mut memory = Memory::reserve(3 * PIECE_BYTES);
         assert_eq!(memory.len(), 0);

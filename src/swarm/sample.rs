@@ -221,6 +221,7 @@ mod tests {
     use crate::rng::Rng;
 
     #[test]
+    #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
     fn shares_add_up_never_exceed_their_bucket_and_keep_every_kind() {
         let mut rng = Rng::new(3);
         for _ in 0..20_000 {
@@ -243,6 +244,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
     fn shares_are_proportional_on_average() {
         let (mut rng, mut sums) = (Rng::new(4), [0; 3]);
         for _ in 0..100_000 {

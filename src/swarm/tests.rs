@@ -10,6 +10,13 @@ use super::*;
 const LEECHER: Report = Report { seeder: false, partial: false, completed: false };
 const SEEDER: Report = Report { seeder: true, partial: false, completed: false };
 
+/// How much shorter scripts are under Miri, which runs all code a thousand times slower.
+const SHORTER: usize = if cfg!(miri) { 64 } else { 1 };
+
+const fn cases(count: u32) -> u32 {
+    if cfg!(miri) { 1 } else { count }
+}
+
 fn store(memory_bytes: usize, peers_per_swarm: u32) -> SwarmStore {
     let bounds =
         Bounds { memory_bytes, peers_per_swarm, peer_ttl_secs: 3_000, keep_peer_ids: false };
@@ -37,17 +44,17 @@ fn wish(asker: Option<Asker>, seeder: bool, num_want: u16) -> Wish {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(64), ..ProptestConfig::default() })]
 
     #[test]
-    fn agrees_with_the_model_on_several_swarms(bytes in vec(any::<u8>(), 0..8_192)) {
+    fn agrees_with_the_model_on_several_swarms(bytes in vec(any::<u8>(), 0..8_192 / SHORTER)) {
         model::check(&[&[0], &bytes[..]].concat());
     }
 
     /// Mostly announces, so that the swarm fills up and is evicted from.
     #[test]
     fn agrees_with_the_model_on_a_crowded_swarm(
-        ops in vec((4_u8..16, any::<u8>(), any::<u8>()), 0..3_000),
+        ops in vec((4_u8..16, any::<u8>(), any::<u8>()), 0..3_000 / SHORTER),
     ) {
         let ops = ops.iter().flat_map(|&(kind, peer, flags)| [kind, 0, peer, flags]);
         model::check(&[1].into_iter().chain(ops).collect::<Vec<u8>>());
@@ -55,12 +62,12 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(8), ..ProptestConfig::default() })]
 
     /// Growth to several runs and back, with evictions once it is full.
     #[test]
     fn agrees_with_the_model_on_large_swarms(
-        ops in vec((0_u8..16, any::<u8>(), any::<u8>(), any::<u8>()), 0..300),
+        ops in vec((0_u8..16, any::<u8>(), any::<u8>(), any::<u8>()), 0..300 / SHORTER),
     ) {
         let ops = ops.iter().flat_map(|&(kind, high, low, flags)| [kind, high, low, flags]);
         model::check(&[2].into_iter().chain(ops).collect::<Vec<u8>>());
@@ -69,7 +76,7 @@ proptest! {
     /// Of swarms that people use, of all sizes, none on probation for long.
     #[test]
     fn agrees_with_the_model_when_established_swarms_must_go(
-        ops in vec((1_u8..16, any::<u8>(), any::<u8>(), any::<u8>()), 0..300),
+        ops in vec((1_u8..16, any::<u8>(), any::<u8>(), any::<u8>()), 0..300 / SHORTER),
     ) {
         let ops = ops.iter().flat_map(|&(kind, high, low, flags)| [kind, high, low, flags]);
         model::check(&[4].into_iter().chain(ops).collect::<Vec<u8>>());
@@ -77,7 +84,7 @@ proptest! {
 
     #[test]
     fn agrees_with_the_model_under_memory_pressure(
-        ops in vec((1_u8..16, any::<u8>(), any::<u8>(), any::<u8>()), 0..150),
+        ops in vec((1_u8..16, any::<u8>(), any::<u8>(), any::<u8>()), 0..150 / SHORTER),
     ) {
         let ops = ops.iter().flat_map(|&(kind, high, low, flags)| [kind, high, low, flags]);
         model::check(&[3].into_iter().chain(ops).collect::<Vec<u8>>());
@@ -86,6 +93,7 @@ proptest! {
 
 /// Chi-square over many draws: leechers asking for a few out of many, everybody equally often.
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn every_peer_has_the_same_chance_over_time() {
     for (peers, num_want) in [(20_u32, 5_u16), (100, 50), (300, 50)] {
         let mut store = store(64 << 20, 10_000);
@@ -168,6 +176,7 @@ fn a_full_swarm_loses_the_peer_that_announced_longest_ago() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn a_flood_of_invented_hashes_displaces_itself() {
     let budget = 4 << 20;
     let mut store = store(budget, 10_000);
@@ -193,6 +202,7 @@ fn a_flood_of_invented_hashes_displaces_itself() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn announcing_twice_or_from_two_ports_does_not_make_a_swarm_real() {
     let budget = 4 << 20;
     let mut store = store(budget, 10_000);
@@ -217,6 +227,7 @@ fn announcing_twice_or_from_two_ports_does_not_make_a_swarm_real() {
 
 /// Each swarm has a further list in the smallest class, and nobody is on probation.
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn swarms_of_both_families_leave_when_the_budget_is_full() {
     let budget = 4 << 20;
     let mut store = store(budget, 10_000);
@@ -233,6 +244,7 @@ fn swarms_of_both_families_leave_when_the_budget_is_full() {
 
 /// No size is common, and all are established.
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn swarms_of_all_sizes_leave_when_the_budget_is_full() {
     let budget = 4 << 20;
     let mut store = store(budget, 10_000);
@@ -248,6 +260,7 @@ fn swarms_of_all_sizes_leave_when_the_budget_is_full() {
 
 /// What one announce removes is no more than it needs.
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn large_swarms_leave_one_at_a_time() {
     let mut store = store(16 << 20, 1_000_000);
     for peer in 0..40_000 {
@@ -274,6 +287,7 @@ fn a_clock_that_steps_back_lets_nobody_expire() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn a_lone_peer_that_comes_back_makes_its_swarm_real() {
     let mut store = store(1 << 20, 10_000);
     store.announce(Seconds(0), &arrival(0, 1, LEECHER));
@@ -296,6 +310,7 @@ fn stopped_and_scrapes_create_nothing() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn one_swarm_takes_half_of_the_budget_at_the_most() {
     let mut store = store(1 << 20, 1_000_000);
     for peer in 0..50_000 {
