@@ -21,7 +21,6 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use core_affinity::CoreId as Cpu;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::SockRef;
 use throng::load::batch::Batch;
@@ -29,6 +28,8 @@ use throng::rng::Rng;
 
 #[path = "common/announce.rs"]
 mod announce;
+#[path = "common/cpu.rs"]
+mod cpu;
 #[path = "common/hash.rs"]
 mod hash;
 #[path = "common/http.rs"]
@@ -38,6 +39,7 @@ mod load;
 #[path = "common/server.rs"]
 mod server;
 
+use cpu::{Cpus, on};
 use load::{Load, Server as Kind, Shape, Totals};
 use server::Server;
 
@@ -58,7 +60,6 @@ fn main() {
     }
     let options = Options::new(arguments.iter().any(|argument| argument == "--bench"));
     let cpus = Cpus::new();
-    // A child inherits the CPU of the thread that starts it.
     let Some(server) = on(cpus.server, Server::start) else { return };
     on(cpus.client, || {
         if options.only != "http" {
@@ -104,37 +105,6 @@ impl Options {
             only: std::env::var("THRONG_ECHO_ONLY").unwrap_or_default(),
         }
     }
-}
-
-/// The CPU of both servers and that of the client.
-struct Cpus {
-    server: Option<Cpu>,
-    client: Option<Cpu>,
-}
-
-impl Cpus {
-    fn new() -> Self {
-        match core_affinity::get_core_ids().as_deref() {
-            Some([server, client, ..]) => {
-                println!("servers on CPU {}, client on CPU {}", server.id, client.id);
-                Self { server: Some(*server), client: Some(*client) }
-            }
-            _ => {
-                println!("one CPU only: server and client share it");
-                Self { server: None, client: None }
-            }
-        }
-    }
-}
-
-/// Runs `what` on a thread of that CPU.
-fn on<T: Send>(cpu: Option<Cpu>, what: impl FnOnce() -> T + Send) -> T {
-    let pinned = || {
-        let pinned = cpu.is_none_or(core_affinity::set_for_current);
-        assert!(pinned, "a CPU that we may use");
-        what()
-    };
-    std::thread::scope(|scope| scope.spawn(pinned).join().expect("it does not panic"))
 }
 
 /// The other server.
@@ -195,7 +165,7 @@ struct Cost {
 impl Cost {
     /// The cost of `replies`, made while `pid` went from `before` to now.
     fn since(pid: u32, before: u64, replies: u64, elapsed: Duration) -> Self {
-        let used = cpu_nanos(pid).saturating_sub(before) as f64;
+        let used = cpu::nanos_used(pid).saturating_sub(before) as f64;
         Self {
             nanos_per_reply: used / replies.max(1) as f64,
             replies_per_second: replies as f64 / elapsed.as_secs_f64(),
@@ -209,16 +179,6 @@ impl std::fmt::Display for Cost {
         let Self { nanos_per_reply, replies_per_second, busy } = self;
         write!(f, "  {nanos_per_reply:8.0}  {replies_per_second:9.0}  {busy:.2}")
     }
-}
-
-/// Nanoseconds on a CPU of all threads of a process, kernel work on their behalf included.
-fn cpu_nanos(pid: u32) -> u64 {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
-    let nanos = |path: std::path::PathBuf| {
-        let text = std::fs::read_to_string(path.join("schedstat")).ok()?;
-        text.split(' ').next()?.parse::<u64>().ok()
-    };
-    tasks.flatten().filter_map(|task| nanos(task.path())).sum()
 }
 
 /// UDP: both servers in turns.
@@ -247,7 +207,7 @@ fn compare(options: &Options, cpus: &Cpus, server: &Server) {
     let (mut lost, mut late) = (0, 0);
     let mut measure = |load: &mut Load, kind: Kind, pid: u32| {
         let _ = load.drive(WARM_UP.min(options.length), kind);
-        let before = cpu_nanos(pid);
+        let before = cpu::nanos_used(pid);
         let Totals { replies, elapsed, .. } = {
             let totals = load.drive(options.length, kind);
             lost += totals.lost;
@@ -323,7 +283,7 @@ fn http_rate(options: &Options, server: &Server) {
     for round in 0..=options.rounds {
         // Round 0 warms up, and brings the asker into the swarms.
         let length = if round == 0 { WARM_UP.min(options.length) } else { options.length };
-        let before = cpu_nanos(server.pid());
+        let before = cpu::nanos_used(server.pid());
         let start = Instant::now();
         let replies = ask(&mut askers, &requests, expected, (&mut rng, start + length));
         let cost = Cost::since(server.pid(), before, replies, start.elapsed());

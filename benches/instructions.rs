@@ -104,7 +104,7 @@ fn store_announce(family: Family) -> Round {
     Box::new(move || {
         let mut out = [0; 1_232];
         for draws in known.chunks(BATCH) {
-            warm(&store, draws);
+            warm(&mut store, draws);
             for draw in draws {
                 let len = answer(&mut store, draw, black_box(&mut out));
                 let count = |at: usize| u32::from_be_bytes([0, 1, 2, 3].map(|i| out[at + i]));

@@ -7,7 +7,6 @@
 //! `cargo bench --bench scale` measures up to 1 M peers; `THRONG_BENCH_LARGE=1` adds 20 M, which
 //! needs 2 GiB. Each size runs in a process of its own, so that memory is counted from nothing.
 
-use std::fs;
 use std::hint::black_box;
 use std::process::Command;
 use std::time::Instant;
@@ -19,10 +18,12 @@ use throng::wire::addr::Family;
 
 #[path = "common/hash.rs"]
 mod hash;
+#[path = "common/memory.rs"]
+mod memory;
 #[path = "common/skewed.rs"]
 mod skewed;
 
-use skewed::{BATCH, Draw, NOW, SCRAPE, Size, answer, scrape, warm};
+use skewed::{BATCH, Draw, NOW, SCRAPE, Size, TTL, answer, scrape, warm};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -54,12 +55,6 @@ fn nanos(began: Instant, count: usize) -> f64 {
     each
 }
 
-fn resident_bytes() -> u64 {
-    let text = fs::read_to_string("/proc/self/statm").expect("Linux");
-    let pages: u64 = text.split(' ').nth(1).expect("a second field").parse().expect("a number");
-    pages * 4_096
-}
-
 fn median(mut values: Vec<f64>) -> (f64, f64, f64) {
     values.sort_by(f64::total_cmp);
     (values[values.len() / 2], values[0], values[values.len() - 1])
@@ -70,6 +65,7 @@ fn measure(size: Size) {
     let mut rng = Rng::new(5);
     let known: Vec<Draw> = (0..DRAWS).map(|_| size.draw(rng.below(size.peers))).collect();
     let mut store = size.store();
+    let resident_bytes = || memory::resident_bytes(std::process::id());
     let before = resident_bytes();
 
     // Inserts, drawn ahead in slices so that only the store is measured.
@@ -79,7 +75,7 @@ fn measure(size: Size) {
         let draws: Vec<Draw> = (from..to).map(|number| size.draw(number)).collect();
         let began = Instant::now();
         for draws in draws.chunks(BATCH) {
-            warm(&store, draws);
+            warm(&mut store, draws);
             for draw in draws {
                 black_box(store.announce(NOW, &draw.arrival()));
             }

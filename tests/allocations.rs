@@ -1,18 +1,20 @@
-//! The announce path allocates nothing once it is warm: counted over a million announces.
+//! Announces and scrapes allocate nothing once all is warm: counted over a million of them.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use throng::limits::{BATCH_MAX, UDP_REPLY_BYTES_MAX};
+use throng::limits::{BATCH_MAX, UDP_REPLY_BYTES_MAX, UDP_SCRAPE_HASHES_MAX};
 use throng::rng::Rng;
 use throng::swarm::{Bounds, HashKey};
 use throng::time::Seconds;
 use throng::tracker::access::Access;
 use throng::tracker::connection_id::ConnectionIds;
+use throng::tracker::counters::{Action, Transport, request_index};
 use throng::tracker::http::{Connection, HttpAnswer};
 use throng::tracker::owner::{CoreId, Owner};
 use throng::tracker::policy::{Policy, PortSet};
 use throng::tracker::{Datagram, Effects, MailboxFull, Setup, Tracker};
+use throng::wire::addr::Family;
 use throng::wire::announce::{Announce, Event, Left, NumWant};
 use throng::wire::http::{Head, Status, head_end};
 use throng::wire::id::{ConnectionId, InfoHash, PeerId, TransactionId};
@@ -24,13 +26,25 @@ const SWARMS: u32 = 500;
 const SOURCES: usize = 64;
 /// Batches that are prepared, and played again and again.
 const BATCHES: usize = 2_048;
-const ANNOUNCES: usize = 1_000_000;
+const REQUESTS: usize = 1_000_000;
+/// One request in so many is a scrape.
+const SCRAPE_EVERY: u32 = 8;
 
-/// Keeps the last reply and counts all.
+/// Keeps the last reply, counts all, and passes messages on when asked to.
 struct Replies {
     buffer: [u8; UDP_REPLY_BYTES_MAX],
     len: usize,
     count: usize,
+    /// Messages under way: to whom, and how long; their bytes follow one another in `bytes`.
+    posted: Vec<(CoreId, usize)>,
+    bytes: Vec<u8>,
+}
+
+impl Replies {
+    fn new() -> Self {
+        let buffer = [0; UDP_REPLY_BYTES_MAX];
+        Self { buffer, len: 0, count: 0, posted: Vec::new(), bytes: Vec::new() }
+    }
 }
 
 impl Effects for Replies {
@@ -43,8 +57,10 @@ impl Effects for Replies {
         self.count += 1;
     }
 
-    fn post(&mut self, _to: CoreId, _message: &[u8]) -> Result<(), MailboxFull> {
-        unreachable!("there is one core")
+    fn post(&mut self, to: CoreId, message: &[u8]) -> Result<(), MailboxFull> {
+        self.posted.push((to, message.len()));
+        self.bytes.extend_from_slice(message);
+        Ok(())
     }
 
     fn answer_http(&mut self, _connection: Connection, _body: &[u8]) {
@@ -53,9 +69,13 @@ impl Effects for Replies {
 }
 
 fn tracker() -> Tracker {
+    tracker_of(0, 1)
+}
+
+fn tracker_of(core: u16, cores: u16) -> Tracker {
     Tracker::new(Setup {
-        core: CoreId(0),
-        owner: Owner::new([0x9E37_79B9; 11], 1),
+        core: CoreId(core),
+        owner: Owner::new([0x9E37_79B9; 11], cores),
         policy: Arc::new(Policy {
             interval_secs: 1_800,
             jitter_percent: 10,
@@ -120,15 +140,28 @@ fn announce(rng: &mut Rng) -> Announce {
     }
 }
 
-type Request = (SocketAddr, [u8; ANNOUNCE_BYTES]);
+type Request = (SocketAddr, Vec<u8>);
 
-/// The requests of a batch: announces, some with a wrong id, some that are none.
+/// A scrape of any number of swarms, some of which nobody has announced to.
+fn scrape(rng: &mut Rng, id: ConnectionId) -> Vec<u8> {
+    let most = u32::try_from(UDP_SCRAPE_HASHES_MAX).expect("74");
+    let hashes: Vec<InfoHash> =
+        (0..=rng.below(most)).map(|_| info_hash(rng.below(SWARMS + 50))).collect();
+    let mut bytes = vec![0; 16 + 20 * hashes.len()];
+    udp::write_scrape_request(&mut bytes, id, TransactionId(*b"abcd"), &hashes);
+    bytes
+}
+
+/// The requests of a batch: announces and scrapes, some with a wrong id, some that are none.
 fn batch(rng: &mut Rng, ids: &[ConnectionId]) -> Vec<Request> {
     let one = |rng: &mut Rng| {
         let who = rng.below(64) as usize % SOURCES;
         let id = if rng.below(50) == 0 { ConnectionId([9; 8]) } else { ids[who] };
-        let mut bytes = [0; ANNOUNCE_BYTES];
+        let mut bytes = vec![0; ANNOUNCE_BYTES];
         udp::write_announce_request(&mut bytes, id, TransactionId(*b"abcd"), &announce(rng));
+        if rng.below(SCRAPE_EVERY) == 0 {
+            bytes = scrape(rng, id);
+        }
         if rng.below(50) == 0 {
             bytes[11] = 77;
         }
@@ -141,20 +174,25 @@ fn datagram<'a>((source, bytes): &'a (SocketAddr, impl AsRef<[u8]>)) -> Datagram
     Datagram { listener: 0, source: *source, bytes: bytes.as_ref(), truncated: false }
 }
 
-#[test]
-fn a_million_mixed_announces_over_udp_allocate_nothing() {
-    let mut tracker = tracker();
-    let mut replies = Replies { buffer: [0; UDP_REPLY_BYTES_MAX], len: 0, count: 0 };
-    let mut ids = Vec::new();
-    for number in 0..SOURCES {
+/// The connection ids of all sources.
+fn connection_ids(tracker: &mut Tracker, replies: &mut Replies) -> Vec<ConnectionId> {
+    let mut connect = |number| {
         let mut connect = [0; 16];
         udp::write_connect_request(&mut connect, TransactionId(*b"abcd"));
-        tracker.handle_datagrams(NOW, &[datagram(&(source(number), connect))], &mut replies);
+        tracker.handle_datagrams(NOW, &[datagram(&(source(number), connect))], replies);
         match Reply::parse(&replies.buffer[..replies.len]).expect("a reply") {
-            Reply::Connect { connection_id, .. } => ids.push(connection_id),
+            Reply::Connect { connection_id, .. } => connection_id,
             other => panic!("{other:?}"),
         }
-    }
+    };
+    (0..SOURCES).map(&mut connect).collect()
+}
+
+#[test]
+fn a_million_mixed_announces_and_scrapes_over_udp_allocate_nothing() {
+    let mut tracker = tracker();
+    let mut replies = Replies::new();
+    let ids = connection_ids(&mut tracker, &mut replies);
     let mut rng = Rng::new(1);
     let requests: Vec<Vec<Request>> = (0..BATCHES).map(|_| batch(&mut rng, &ids)).collect();
     let batches: Vec<Vec<Datagram<'_>>> =
@@ -171,16 +209,52 @@ fn a_million_mixed_announces_over_udp_allocate_nothing() {
     replies.count = 0;
     let before = tracker.counters().clone();
     let counted = allocation_counter::measure(|| {
-        for batch in batches.iter().cycle().take(ANNOUNCES.div_ceil(BATCH_MAX)) {
+        for batch in batches.iter().cycle().take(REQUESTS.div_ceil(BATCH_MAX)) {
             tracker.handle_datagrams(NOW, batch, &mut replies);
         }
     });
-    assert!(replies.count > ANNOUNCES / 10 * 9, "{} replies", replies.count);
+    assert!(replies.count > REQUESTS / 10 * 9, "{} replies", replies.count);
     let after = tracker.counters();
     assert!(after.completed[0] > before.completed[0]);
+    let scrapes = [Family::V4, Family::V6]
+        .map(|family| request_index(Transport::Udp, family, Action::Scrape))
+        .map(|index| after.replies[index] - before.replies[index]);
+    assert!(scrapes.iter().all(|&count| count > 10_000), "{scrapes:?}");
     assert!(after.drops.iter().sum::<u64>() > before.drops.iter().sum::<u64>());
     assert_eq!(counted.count_total, 0, "{counted:?}");
     tracker.check_invariants();
+}
+
+#[test]
+fn scrapes_of_two_cores_allocate_nothing() {
+    let mut cores = [tracker_of(0, 2), tracker_of(1, 2)];
+    let mut replies = Replies::new();
+    let ids = connection_ids(&mut cores[0], &mut replies);
+    let mut rng = Rng::new(3);
+    let requests: Vec<Request> =
+        (0..5_000).map(|at| (source(at % SOURCES), scrape(&mut rng, ids[at % SOURCES]))).collect();
+    let mut play = |cores: &mut [Tracker; 2]| {
+        for request in &requests {
+            cores[0].handle_datagrams(NOW, &[datagram(request)], &mut replies);
+            // Two cores pass a question to one another and its answer back.
+            for _ in 0..2 {
+                let Some((to, len)) = replies.posted.pop() else { break };
+                let mut message = [0; 2_048];
+                message[..len].copy_from_slice(&replies.bytes[..len]);
+                replies.bytes.clear();
+                let from = CoreId(1 - to.0);
+                let core = &mut cores[usize::from(to.0)];
+                core.handle_message(NOW, from, &message[..len], &mut replies);
+            }
+        }
+        std::mem::take(&mut replies.count)
+    };
+    play(&mut cores);
+    let mut count = 0;
+    let counted = allocation_counter::measure(|| count = play(&mut cores));
+    assert_eq!(count, requests.len());
+    assert!(cores[0].counters().messages_received[0] > 5_000);
+    assert_eq!(counted.count_total, 0, "{counted:?}");
 }
 
 #[test]
@@ -192,7 +266,7 @@ fn an_allocation_would_be_seen() {
 #[test]
 fn announces_over_http_allocate_nothing() {
     let mut tracker = tracker();
-    let mut replies = Replies { buffer: [0; UDP_REPLY_BYTES_MAX], len: 0, count: 0 };
+    let mut replies = Replies::new();
     let mut rng = Rng::new(2);
     let requests: Vec<(SocketAddr, Vec<u8>)> = (0..20_000)
         .map(|_| {

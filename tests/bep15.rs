@@ -1167,6 +1167,18 @@ fn a_polite_refusal_is_an_empty_success_for_a_day() {
 // Time and bounds.
 
 #[test]
+fn a_batch_of_one_is_answered_within_its_own_call() {
+    let mut world = World::new();
+    let id = world.connect(v4(1));
+    let announce = announce_bytes(id, &leecher(HASH, 6_881));
+    for bytes in [connect_bytes(), announce, scrape_bytes(id, &[HASH])] {
+        // No time passes, nothing else comes, and no message is delivered.
+        world.receive(0, v4(1), &bytes, false);
+        assert_eq!(world.sent().len(), 1, "{}", bytes.escape_ascii());
+    }
+}
+
+#[test]
 fn a_peer_is_there_until_its_time_is_over_and_not_a_second_longer() {
     let mut world = World::of(2);
     world.announce(v4(1), &leecher(HASH, 6_881));

@@ -11,6 +11,8 @@ mod client;
 mod hostile;
 #[path = "loopback/http.rs"]
 mod http;
+#[path = "loopback/latency.rs"]
+mod latency;
 #[path = "loopback/limits.rs"]
 mod limits;
 #[path = "loopback/load.rs"]

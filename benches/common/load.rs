@@ -15,9 +15,9 @@ use throng::wire::udp::{self, ANNOUNCE_BYTES, Reply};
 use super::{announce, hash};
 
 /// Sockets, each with a source address of its own.
-const SOCKETS: u32 = 4;
+pub const SOCKETS: u32 = 4;
 /// The first port that a peer says it listens on; its number among the peers is added.
-const PORT: u16 = 20_000;
+pub const PORT: u16 = 20_000;
 /// A transaction id is the number of its slot and a multiple of this.
 const SLOT_STEP: u32 = 256;
 const _: () = assert!(BATCH <= SLOT_STEP as usize);
@@ -53,6 +53,12 @@ impl Shape {
     /// Bytes of the reply to a leecher.
     pub fn reply_bytes(self) -> usize {
         20 + 6 * self.given() as usize
+    }
+
+    /// A random swarm, and one of its leechers that announces from socket `number`.
+    pub fn leecher(self, number: u32, rng: &mut Rng) -> (u32, u32) {
+        let turn = 1 + rng.below(self.peers / SOCKETS - 1);
+        (rng.below(self.swarms), number + turn * SOCKETS)
     }
 
     pub fn seeders(self) -> u32 {
@@ -132,10 +138,7 @@ impl Load {
         let slots: Vec<Slot> = (0..SLOT_STEP).take(each).map(slot).collect();
         let clients = (0..SOCKETS)
             .map(|number| {
-                let ip = Ipv4Addr::from(0x7F00_0101 + number);
-                let socket = UdpSocket::bind((ip, 0)).expect("all of 127.0.0.0/8 is ours");
-                socket.connect(server).expect("loopback");
-                socket.set_read_timeout(Some(Duration::from_secs(2))).expect("it can wait");
+                let socket = socket(number, server);
                 let id = ConnectionId([0; 8]);
                 let rng = Rng::new(u64::from(number));
                 Client { socket, number, id, slots: slots.clone(), rng, next: (0, number) }
@@ -146,16 +149,8 @@ impl Load {
 
     /// Gets connection ids.
     pub fn connect(&mut self) {
-        let mut buffer = [0; 2_048];
         for client in &mut self.clients {
-            let len = udp::write_connect_request(&mut buffer, TransactionId(*b"conn"));
-            client.socket.send(&buffer[..len]).expect("it is sent");
-            client.id = loop {
-                let len = client.socket.recv(&mut buffer).expect("an answer in time");
-                if let Ok(Reply::Connect { connection_id, .. }) = Reply::parse(&buffer[..len]) {
-                    break connection_id;
-                }
-            };
+            client.id = connect(&client.socket);
         }
     }
 
@@ -215,7 +210,8 @@ impl Load {
             let slot = (transaction % SLOT_STEP) as usize;
             match client.slots.get(slot).copied() {
                 Some(asked) if asked.waiting && asked.transaction == transaction => {
-                    check(self.shape, server, &asked, bytes, totals.replies.is_multiple_of(256));
+                    let asker = totals.replies.is_multiple_of(256).then_some(asked.peer);
+                    check(self.shape, server, asker, bytes);
                     totals.replies += 1;
                     client.slots[slot].waiting = false;
                     free[len] = slot;
@@ -264,6 +260,28 @@ impl Load {
     }
 }
 
+/// Socket `number`, whose source address no other number has, talking to `server`.
+pub fn socket(number: u32, server: SocketAddr) -> UdpSocket {
+    let ip = Ipv4Addr::from(0x7F00_0101 + number);
+    let socket = UdpSocket::bind((ip, 0)).expect("all of 127.0.0.0/8 is ours");
+    socket.connect(server).expect("loopback");
+    socket.set_read_timeout(Some(Duration::from_secs(2))).expect("it can wait");
+    socket
+}
+
+/// Gets a connection id.
+pub fn connect(socket: &UdpSocket) -> ConnectionId {
+    let mut buffer = [0; 2_048];
+    let len = udp::write_connect_request(&mut buffer, TransactionId(*b"conn"));
+    socket.send(&buffer[..len]).expect("it is sent");
+    loop {
+        let len = socket.recv(&mut buffer).expect("an answer in time");
+        if let Ok(Reply::Connect { connection_id, .. }) = Reply::parse(&buffer[..len]) {
+            return connection_id;
+        }
+    }
+}
+
 impl Client {
     fn is_waiting(&self) -> bool {
         self.slots.iter().any(|slot| slot.waiting)
@@ -284,10 +302,7 @@ impl Client {
                 };
                 Some((swarm, peer))
             }
-            Plan::Until(_) => {
-                let turn = 1 + self.rng.below(shape.peers / SOCKETS - 1);
-                Some((self.rng.below(shape.swarms), self.number + turn * SOCKETS))
-            }
+            Plan::Until(_) => Some(shape.leecher(self.number, &mut self.rng)),
         }
     }
 
@@ -302,8 +317,8 @@ impl Client {
     }
 }
 
-/// Whether this is the right reply; `closely`: each of its peers too.
-fn check(shape: Shape, server: Server, asked: &Slot, bytes: &[u8], closely: bool) {
+/// Panics unless this is the right reply; given the asker, each of its peers is looked at too.
+pub fn check(shape: Shape, server: Server, asker: Option<u32>, bytes: &[u8]) {
     if server == Server::Filling {
         assert!(matches!(Reply::parse(bytes), Ok(Reply::Announce { .. })), "{bytes:?}");
         return;
@@ -317,13 +332,13 @@ fn check(shape: Shape, server: Server, asked: &Slot, bytes: &[u8], closely: bool
     };
     assert_eq!((seeders, leechers), (shape.seeders(), shape.leechers()));
     assert!((1_620..=1_980).contains(&interval), "{interval}");
-    if closely {
+    if let Some(asker) = asker {
         let mut given: Vec<u32> = peers
             .chunks_exact(6)
             .map(|peer| {
                 let port = u16::from_be_bytes([peer[4], peer[5]]);
                 let number = u32::from(port - PORT);
-                assert!(number < shape.peers && number != asked.peer, "peer {number}");
+                assert!(number < shape.peers && number != asker, "peer {number}");
                 let address = [peer[0], peer[1], peer[2], peer[3]];
                 assert_eq!(u32::from_be_bytes(address), 0x7F00_0101 + number % SOCKETS);
                 number

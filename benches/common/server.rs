@@ -51,12 +51,33 @@ impl Server {
         self.child.id()
     }
 
+    /// Its admin listener.
+    #[allow(dead_code, reason = "only one of the benches asks it")]
+    pub fn admin(&self) -> SocketAddr {
+        SocketAddr::new(self.address.ip(), self.address.port() + 1)
+    }
+
+    /// The sum of all series of a metric whose labels contain `label`.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[allow(dead_code, reason = "only one of the benches asks it")]
+    pub fn metric(&self, name: &str, label: &str) -> u64 {
+        let page = page(self.admin(), "/metrics").expect("it answers");
+        let names = [format!("throng_{name}{{"), format!("throng_{name}_total{{")];
+        let is_meant =
+            |line: &&str| names.iter().any(|name| line.starts_with(name)) && line.contains(label);
+        let value = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse().ok());
+        let values: Option<Vec<u64>> = page.lines().filter(is_meant).map(value).collect();
+        let values = values.filter(|values| !values.is_empty());
+        values.unwrap_or_else(|| panic!("no {name} with {label}")).iter().sum()
+    }
+
     /// Until `/health` says 200, or what the program said when it ended.
     fn wait(&mut self) -> Result<(), String> {
-        let admin = SocketAddr::new(self.address.ip(), self.address.port() + 1);
         let since = Instant::now();
         while since.elapsed() < PATIENCE {
-            if healthy(admin) {
+            if page(self.admin(), "/health").is_ok_and(|page| page.starts_with("HTTP/1.1 200 ")) {
                 return Ok(());
             }
             if let Ok(Some(status)) = self.child.try_wait() {
@@ -125,14 +146,12 @@ fn free_ports() -> u16 {
     panic!("no two free ports in a row");
 }
 
-fn healthy(admin: SocketAddr) -> bool {
-    let ask = || {
-        let mut stream = TcpStream::connect_timeout(&admin, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(b"GET /health HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        std::io::Result::Ok(answer.starts_with("HTTP/1.1 200 "))
-    };
-    ask().unwrap_or(false)
+/// Head and body of an admin page.
+fn page(admin: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&admin, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }

@@ -19,7 +19,8 @@ pub const NOW: Seconds = Seconds(1_000);
 pub const BATCH: usize = 64;
 /// Hashes of the longest scrape over UDP.
 pub const SCRAPE: usize = 74;
-const TTL: u32 = 3_000;
+/// Seconds that a peer stays.
+pub const TTL: u32 = 3_000;
 const NUM_WANT: u16 = 50;
 
 /// So many swarms and peers of one family.
@@ -89,7 +90,7 @@ impl Draw {
 }
 
 /// Prefetches for the announces of a batch.
-pub fn warm(store: &SwarmStore, draws: &[Draw]) {
+pub fn warm(store: &mut SwarmStore, draws: &[Draw]) {
     let mut due = [(InfoHash([0; 20]), None); BATCH];
     for (due, draw) in due.iter_mut().zip(draws) {
         *due = (draw.info_hash, Some(draw.endpoint));

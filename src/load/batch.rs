@@ -184,6 +184,22 @@ impl fmt::Debug for Batch {
     }
 }
 
+/// Makes the kernel cut what is sent from `socket` into datagrams of `bytes` each, at most
+/// [`BATCH`] of one call: udp(7), `UDP_SEGMENT`. One way through the network stack then serves them
+/// all.
+///
+/// # Errors
+/// If the kernel does not know the option.
+pub fn cut_into_datagrams(socket: &UdpSocket, bytes: u16) -> io::Result<()> {
+    let bytes = libc::c_int::from(bytes);
+    let len = libc::socklen_t::try_from(size_of_val(&bytes)).expect("4");
+    let value = (&raw const bytes).cast();
+    let (level, option) = (libc::SOL_UDP, libc::UDP_SEGMENT);
+    // SAFETY: `value` points to `len` bytes, a local integer that outlives the call.
+    let set = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value, len) };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Bytes of a name of any family.
 const NAME_BYTES: libc::socklen_t = 128;
 const _: () = assert!(size_of::<libc::sockaddr_storage>() == NAME_BYTES as usize);
@@ -239,5 +255,18 @@ mod tests {
             let empty = batch.receive(&client).expect_err("nothing is left");
             assert_eq!(empty.kind(), io::ErrorKind::WouldBlock);
         }
+    }
+
+    #[test]
+    fn one_call_sends_as_many_datagrams_as_it_is_cut_into() {
+        let receiver = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        client.connect(receiver.local_addr().expect("bound")).expect("loopback");
+        cut_into_datagrams(&client, 98).expect("Linux 4.18 or later");
+        assert_eq!(client.send(&[7; 3 * 98 + 5]).expect("room"), 3 * 98 + 5);
+        let mut batch = Batch::new();
+        assert_eq!(batch.receive(&receiver).expect("they have arrived"), 4);
+        let lens: Vec<usize> = (0..4).map(|index| batch.bytes(index).len()).collect();
+        assert_eq!(lens, [98, 98, 98, 5]);
     }
 }

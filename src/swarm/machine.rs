@@ -269,7 +269,7 @@ impl Needle {
     pub fn among(&self, eight: &[[u8; 6]; 8]) -> u32 {
         // Three words each: equal are those all of whose words are.
         let words = equal_words(eight.as_flattened(), self.0.as_flattened());
-        words & words >> 1 & words >> 2 & 0x24_9249
+        words & (words >> 1) & (words >> 2) & 0x24_9249
     }
 }
 
@@ -293,7 +293,7 @@ fn equal_words(one: &[u8], other: &[u8]) -> u32 {
         });
         let low = _mm_movemask_epi8(_mm_packs_epi16(first, second)).cast_unsigned();
         let high = _mm_movemask_epi8(_mm_packs_epi16(third, third)).cast_unsigned();
-        low | (high & 0xFF) << 16
+        low | ((high & 0xFF) << 16)
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     {

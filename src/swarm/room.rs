@@ -1,7 +1,7 @@
 //! Making room: which swarms go when the budget is full.
 //!
 //! What counts against the budget are spans and tables, real memory. A hand goes over the spans.
-//! First it takes those where swarms on probation are many, and removes these: so a flood of
+//! While swarms on probation are many it takes those where they are, and removes these: so a flood of
 //! invented hashes displaces itself and not the swarms that people use. When there are none, it
 //! takes spans of the smallest swarms that are common and removes the half that was announced to
 //! longest ago. What is left of such a span moves into the gaps of others of its class, so that
@@ -16,6 +16,10 @@ use crate::time::Seconds;
 const RESERVE_BYTES: usize = 6 * SPAN_BYTES;
 /// Spans that one announce clears at the most; the next goes on.
 const SPANS_PER_CALL: u32 = 8;
+
+/// Swarms on probation go first where they are at least one in so many. Fewer are no flood but
+/// newcomers, and would leave before their second peer comes.
+const PROBATION_ONE_IN: usize = 32;
 
 /// Who goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -63,7 +67,7 @@ impl SwarmStore {
             self.hand = found;
             Some(found)
         };
-        if slab.marked() > 0 {
+        if slab.marked() * PROBATION_ONE_IN >= slab.swarm_blocks() {
             let many = |span| {
                 slab.population(span).is_some_and(|(used, marked)| marked > 0 && marked >= used / 4)
             };

@@ -31,7 +31,7 @@ pub fn apportion(draw: u32, want: u32, sizes: &[u32], shares: &mut [u32]) {
         return;
     }
     let bound = u64::from(u32::try_from(total).unwrap_or(u32::MAX));
-    let offset = u64::from(draw) * bound >> 32;
+    let offset = (u64::from(draw) * bound) >> 32;
     let (mut cumulative, mut given) = (0_u64, 0);
     for (share, &size) in shares.iter_mut().zip(sizes) {
         cumulative += u64::from(size);

@@ -192,6 +192,8 @@ pub struct Slab {
     in_use: [[u32; CLASSES]; 2],
     /// Spans in use.
     spans_in_use: usize,
+    /// Blocks in use for swarms.
+    swarm_blocks: usize,
     /// Spans in use that are enough: above, nothing moves only to save memory.
     spans_enough: usize,
     /// A piece without spans in use that was not given back.
@@ -212,6 +214,7 @@ impl Slab {
             with_room: [[NONE; CLASSES]; 2],
             in_use: [[0; CLASSES]; 2],
             spans_in_use: 0,
+            swarm_blocks: 0,
             spans_enough: bytes / SPAN_BYTES,
             spare: None,
             marked: 0,
@@ -224,7 +227,8 @@ impl Slab {
         self.spans.fill(UNUSED);
         self.piece_spans.fill(0);
         (self.with_room, self.in_use) = ([[NONE; CLASSES]; 2], [[0; CLASSES]; 2]);
-        (self.spans_in_use, self.spare, self.marked) = (0, None, 0);
+        (self.spans_in_use, self.spare) = (0, None);
+        (self.swarm_blocks, self.marked) = (0, 0);
     }
 
     /// Bytes of spans in use.
@@ -325,6 +329,7 @@ impl Slab {
         };
         let span = &mut self.spans[number];
         span.used += 1;
+        self.swarm_blocks += usize::from(usage == Use::Swarms);
         span.fresh = span.fresh.max(index + 1);
         span.freed = next;
         if span.used == class.per_span() {
@@ -336,8 +341,9 @@ impl Slab {
     /// Takes a block back. Its first two bytes are the slab's from now on; the rest is left alone.
     pub fn free(&mut self, block: Block) {
         let number = block.span();
-        let Span { class, used, freed, in_use, .. } = self.spans[number];
+        let Span { class, usage, used, freed, in_use, .. } = self.spans[number];
         debug_assert!(in_use && used > 0);
+        self.swarm_blocks -= usize::from(usage == Use::Swarms);
         let index = block.at() % SPAN_WORDS * WORD / class.bytes();
         self.get_mut(block, 2).copy_from_slice(&freed.to_be_bytes());
         let span = &mut self.spans[number];
@@ -384,6 +390,12 @@ impl Slab {
     pub fn population(&self, span: usize) -> Option<(u16, u16)> {
         let span = self.spans.get(span)?;
         (span.in_use && span.usage == Use::Swarms).then_some((span.used, span.marked))
+    }
+
+    /// Blocks in use for swarms.
+    #[must_use]
+    pub const fn swarm_blocks(&self) -> usize {
+        self.swarm_blocks
     }
 
     /// Blocks marked.
@@ -538,6 +550,8 @@ impl Slab {
         let pieces = self.spans.chunks_exact(SPANS_PER_PIECE);
         assert!(pieces.map(in_use).eq(self.piece_spans.iter().map(|&used| usize::from(used))));
         assert!(self.spare.is_none_or(|piece| self.piece_spans[piece] == 0));
+        let of_swarms = self.spans.iter().filter(|span| span.usage == Use::Swarms);
+        assert_eq!(of_swarms.map(|span| usize::from(span.used)).sum::<usize>(), self.swarm_blocks);
         let marked: usize = self.spans.iter().map(|span| usize::from(span.marked)).sum();
         assert_eq!(marked, self.marked);
         let mut linked = 0;

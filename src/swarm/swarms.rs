@@ -182,7 +182,10 @@ impl Swarms {
         let network = |list: Block, at: u32| {
             let (endpoint, _) = self.lists.endpoints(list, at, at + 1);
             let family = self.lists.head(list).family();
-            (family, endpoint[..if family == Family::V4 { 4 } else { 8 }].to_owned())
+            let len = if family == Family::V4 { 4 } else { 8 };
+            let mut network = [0; 8];
+            network[..len].copy_from_slice(&endpoint[..len]);
+            (family, network)
         };
         let own = network(list, position);
         self.lists_of(swarm).any(|other| {

@@ -417,7 +417,7 @@ impl Shard {
     /// The bucket where a hash belongs: some of its bits, scaled to any number of buckets.
     #[inline]
     fn home(&self, hash: u64) -> usize {
-        let at = (hash >> BUCKET_BIT) * u64::from(self.buckets) >> (u64::BITS - BUCKET_BIT);
+        let at = ((hash >> BUCKET_BIT) * u64::from(self.buckets)) >> (u64::BITS - BUCKET_BIT);
         usize::try_from(at).expect("an index")
     }
 
@@ -531,7 +531,7 @@ mod tests {
         let (mut slab, mut table) = (Slab::new(1 << 20), Table::new());
         // Each bucket takes in twelve of its own and passes one on.
         let buckets = u64::try_from(BUCKETS_MIN).expect("few");
-        let hash = |value: u32| (u64::from(value) % buckets) * (u64::MAX / buckets + 1) | 1;
+        let hash = |value: u32| ((u64::from(value) % buckets) * (u64::MAX / buckets + 1)) | 1;
         let hash_of = |_: &Slab, value| hash(value);
         let (first, more) = (12 * u32::try_from(BUCKETS_MIN).expect("few"), 8);
         table.shards.push(Shard::new(&mut slab, 0));

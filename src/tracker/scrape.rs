@@ -2,16 +2,21 @@
 //!
 //! The core that received a scrape gathers: it counts its own swarms, asks each other owner once
 //! for all of that owner's, and answers when the last one has replied. What waits is bounded in
-//! number and in time.
+//! number and in time, and what it is kept in is used again: once warm, nothing is allocated.
 
 use std::net::{IpAddr, SocketAddr};
+
+use smallvec::SmallVec;
 
 use super::http::Connection;
 use super::message::{COUNTS_BYTES, Message, read_counts, write_counts};
 use super::outcome::DropReason;
 use super::owner::CoreId;
 use super::{Effects, Tracker};
-use crate::limits::{BATCH_MAX, PENDING_SCRAPE_SECONDS, PENDING_SCRAPES_MAX, WARM_FROM};
+use crate::limits::{
+    HTTP_SCRAPE_HASHES_MAX, PENDING_SCRAPE_SECONDS, PENDING_SCRAPES_MAX, UDP_SCRAPE_HASHES_MAX,
+    WARM_FROM,
+};
 use crate::swarm::Counts;
 use crate::time::Seconds;
 use crate::wire::id::{InfoHash, TransactionId};
@@ -23,6 +28,10 @@ pub struct Ticket(pub u64);
 /// Bits of a ticket that name the slot.
 const SLOT_BITS: u32 = 16;
 const _: () = assert!(PENDING_SCRAPES_MAX <= 1 << SLOT_BITS);
+
+/// Owners to ask; their number is bounded by that of the hashes.
+type Others = SmallVec<[CoreId; HTTP_SCRAPE_HASHES_MAX]>;
+const _: () = assert!(UDP_SCRAPE_HASHES_MAX <= HTTP_SCRAPE_HASHES_MAX);
 
 /// Who asked.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +68,8 @@ pub(super) struct Scrapes {
     free: Vec<usize>,
     /// Rows of finished scrapes, to be used again.
     spare: Vec<Vec<(InfoHash, CoreId, Counts)>>,
+    /// Hashes or counts on their way to another core; kept for its capacity.
+    bytes: Vec<u8>,
 }
 
 impl Scrapes {
@@ -119,20 +130,18 @@ impl Tracker {
             rows.push((hash, self.owner.core(&hash), Counts::default()));
         }
         // All swarms at once first, then one after the other.
-        for rows in rows.chunks_mut(BATCH_MAX) {
-            let mut due = [(InfoHash([0; 20]), None); BATCH_MAX];
-            for (due, row) in due.iter_mut().zip(&*rows) {
-                due.0 = row.0;
-            }
-            if rows.len() >= WARM_FROM {
-                self.store.warm(&due[..rows.len()]);
-            }
-            let own = self.core;
-            for row in rows.iter_mut().filter(|row| row.1 == own) {
-                row.2 = self.count(now, &row.0);
-            }
+        let mut due = [(InfoHash([0; 20]), None); HTTP_SCRAPE_HASHES_MAX];
+        for (due, row) in due.iter_mut().zip(&rows) {
+            due.0 = row.0;
         }
-        let mut others: Vec<CoreId> =
+        if rows.len() >= WARM_FROM {
+            self.store.warm(&due[..rows.len().min(due.len())]);
+        }
+        let own = self.core;
+        for row in rows.iter_mut().filter(|row| row.1 == own) {
+            row.2 = self.count(now, &row.0);
+        }
+        let mut others: Others =
             rows.iter().map(|row| row.1).filter(|&core| core != self.core).collect();
         others.sort_unstable();
         others.dedup();
@@ -150,18 +159,34 @@ impl Tracker {
             }
         };
         for core in others {
-            let gathering = self.scrapes.get(ticket).expect("inserted above");
-            let wanted = gathering.rows.iter().filter(|row| row.1 == core);
-            let hashes: Vec<u8> = wanted.flat_map(|row| row.0.0).collect();
-            let posted = self.post(core, &Message::Scrape { ticket, hashes: &hashes }, effects);
-            if posted.is_err() {
+            if let Err(reason) = self.ask(core, ticket, effects) {
                 if let Some(gathering) = self.scrapes.remove(ticket) {
                     self.scrapes.recycle(gathering);
                 }
-                return Err(DropReason::MailboxFull);
+                return Err(reason);
             }
         }
         Ok(())
+    }
+
+    /// Asks another core for the counts of all its swarms in a scrape that waits.
+    fn ask(
+        &mut self,
+        core: CoreId,
+        ticket: Ticket,
+        effects: &mut impl Effects,
+    ) -> Result<(), DropReason> {
+        let mut hashes = std::mem::take(&mut self.scrapes.bytes);
+        hashes.clear();
+        let gathering = self.scrapes.get(ticket).expect("it waits");
+        for (hash, owner, _) in &gathering.rows {
+            if *owner == core {
+                hashes.extend(hash.0);
+            }
+        }
+        let asked = self.post(core, &Message::Scrape { ticket, hashes: &hashes }, effects);
+        self.scrapes.bytes = hashes;
+        asked
     }
 
     /// Another core's question: count and answer.
@@ -172,12 +197,14 @@ impl Tracker {
         hashes: &[u8],
         effects: &mut impl Effects,
     ) {
-        let mut counts = Vec::with_capacity(hashes.len() / 20 * COUNTS_BYTES);
+        let mut counts = std::mem::take(&mut self.scrapes.bytes);
+        counts.clear();
         for hash in hashes.as_chunks::<20>().0 {
             write_counts(&mut counts, &self.count(now, &InfoHash(*hash)));
         }
         // If the mailbox is full the asker gives up after a while, and counts it.
         let _ = self.post(from, &Message::Counts { ticket, counts: &counts }, effects);
+        self.scrapes.bytes = counts;
     }
 
     /// Another core's answer: fill it in, and answer the peer if it was the last one.
