@@ -33,7 +33,7 @@ use self::hash::Hasher;
 use self::layout::Clock;
 use self::lists::Lists;
 use self::peers::{Census, Refresh, Refreshed};
-use self::sample::{BUCKETS_MAX, Bucket, apportion};
+use self::sample::{BUCKETS_MAX, Bucket, Choice, apportion};
 use self::slab::Block;
 use self::swarms::Swarms;
 use crate::limits::BATCH_MAX;
@@ -154,6 +154,8 @@ pub struct SwarmStore {
     /// be known before the announce; and for how many announces to come it stays the same.
     windows: u64,
     ahead: usize,
+    /// Those that were chosen last.
+    choice: Choice,
     totals: Totals,
     sweep: Sweep,
     /// Where the search for swarms that can go goes on: a span of the slab.
@@ -184,6 +186,7 @@ impl SwarmStore {
             rng,
             windows: 0,
             ahead: 0,
+            choice: Choice::new(),
             totals: Totals::default(),
             sweep: Sweep::default(),
             hand: 0,
@@ -411,35 +414,39 @@ impl SwarmStore {
     /// Chooses peers for an asker: see [`Wish`] for whom it may be given. Each has the same chance.
     #[inline]
     pub fn sample(&mut self, handle: SwarmHandle, wish: &Wish) -> Sample<'_> {
+        let chance = wish.asker.map_or_else(|| self.rng.next_u64(), |asker| asker.chance);
+        let draws = Rng::new(chance);
+        self.choice.clear();
         if self.swarms.lists.head(handle.0).next().is_some() {
-            return self.sample_of_many(handle, wish);
+            self.choose_of_many(handle, wish, draws);
+        } else if self.may_be_given(handle.0, wish) {
+            self.choose_of_one(handle.0, wish, draws);
         }
+        Sample::of(&self.swarms.lists, &self.choice)
+    }
+
+    /// What `choose_of_many` does, for one list.
+    #[inline]
+    fn choose_of_one(&mut self, list: Block, wish: &Wish, mut draws: Rng) {
         let lists = &self.swarms.lists;
-        // What follows is what `sample_of_many` does, for one list.
-        let mut sample = Sample::of(lists);
-        if !self.may_be_given(handle.0, wish) {
-            return sample;
-        }
-        let census = lists.census(handle.0);
-        let list = (handle.0, lists.head(handle.0).family());
+        let census = lists.census(list);
+        let whom = (list, lists.head(list).family());
         let asker = wish.asker.map(|asker| asker.position);
-        let mut draws = Rng::new(wish.asker.map_or_else(|| self.rng.next_u64(), |a| a.chance));
         let want = u32::from(wish.num_want);
         // A seeder sees leechers only.
         let (from, seeders) = if wish.seeder { (census.seeders, 0) } else { (0, census.seeders) };
-        let all = Bucket::new(list, from, census.len, asker);
-        let leechers = Bucket::new(list, census.seeders, census.len, asker);
-        let seeders = Bucket::new(list, 0, seeders, asker);
+        let all = Bucket::new(whom, from, census.len, asker);
         if all.size() <= want {
-            sample.take(&all, all.behind_asker(), all.size());
-            return sample;
+            self.choice.take(&all, all.behind_asker(), all.size());
+            return;
         }
+        let leechers = Bucket::new(whom, census.seeders, census.len, asker);
+        let seeders = Bucket::new(whom, 0, seeders, asker);
         let (begins, mut shares) = ([draws.next_u32(), draws.next_u32()], [0; 2]);
         apportion(draws.next_u32(), want, &[leechers.size(), seeders.size()], &mut shares);
         for ((bucket, share), draw) in [leechers, seeders].iter().zip(shares).zip(begins) {
-            sample.take(bucket, begin(lists, bucket, draw), share);
+            self.choice.take(bucket, begin(lists, bucket, draw), share);
         }
-        sample
     }
 
     /// Whether a list is of those the asker may be given.
@@ -452,7 +459,7 @@ impl SwarmStore {
         reachable && !is_late && wish.family.is_none_or(|wanted| wanted == head.family())
     }
 
-    fn sample_of_many(&mut self, handle: SwarmHandle, wish: &Wish) -> Sample<'_> {
+    fn choose_of_many(&mut self, handle: SwarmHandle, wish: &Wish, mut draws: Rng) {
         let lists = &self.swarms.lists;
         let mut buckets: SmallVec<[Bucket; BUCKETS_MAX]> = SmallVec::new_const();
         let mut at = Some(handle.0);
@@ -473,12 +480,10 @@ impl SwarmStore {
         let sizes: SmallVec<[u32; BUCKETS_MAX]> = buckets.iter().map(Bucket::size).collect();
         let mut shares = [0; BUCKETS_MAX];
         let want = u32::from(wish.num_want);
-        apportion(self.rng.next_u32(), want, &sizes, &mut shares[..sizes.len()]);
-        let mut sample = Sample::of(lists);
+        apportion(draws.next_u32(), want, &sizes, &mut shares[..sizes.len()]);
         for (bucket, share) in buckets.iter().zip(shares) {
-            sample.take(bucket, begin(lists, bucket, self.rng.next_u32()), share);
+            self.choice.take(bucket, begin(lists, bucket, draws.next_u32()), share);
         }
-        sample
     }
 
     /// What the store holds now.

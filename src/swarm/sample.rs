@@ -5,8 +5,6 @@
 //! [`Sample`] then is a contiguous window at a random place of each, as borrowed slices that go on
 //! the wire as they are.
 
-use smallvec::SmallVec;
-
 use super::lists::Lists;
 use super::slab::Block;
 use crate::wire::addr::Family;
@@ -141,32 +139,30 @@ struct Range {
 }
 
 /// The chosen peers, borrowed from the store.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Sample<'a> {
     lists: Option<&'a Lists>,
-    ranges: SmallVec<[Range; 2 * BUCKETS_MAX]>,
+    ranges: &'a [Range],
 }
 
 impl<'a> Sample<'a> {
     /// Nobody.
     #[must_use]
-    #[inline]
-    pub fn empty() -> Self {
-        Self { lists: None, ranges: SmallVec::new() }
+    pub const fn empty() -> Self {
+        Self { lists: None, ranges: &[] }
     }
 
-    /// Nobody yet, out of `lists`.
+    /// Those chosen out of `lists`.
     #[must_use]
-    #[inline]
-    pub fn of(lists: &'a Lists) -> Self {
-        Self { lists: Some(lists), ranges: SmallVec::new() }
+    pub fn of(lists: &'a Lists, choice: &'a Choice) -> Self {
+        Self { lists: Some(lists), ranges: &choice.ranges }
     }
 
     /// Hands out the chosen peers in runs, none of them empty.
     #[inline]
     pub fn each(&self, mut each: impl FnMut(Chunk<'a>)) {
         let Some(lists) = self.lists else { return };
-        for &Range { list, family, mut from, to } in &self.ranges {
+        for &Range { list, family, mut from, to } in self.ranges {
             while from < to {
                 let (endpoints, end) = lists.endpoints(list, from, to);
                 each(Chunk { family, endpoints, lists, list, from, to: end });
@@ -180,6 +176,29 @@ impl<'a> Sample<'a> {
     pub fn count(&self, family: Family) -> usize {
         let chosen = self.ranges.iter().filter(|range| range.family == family);
         chosen.map(|range| (range.to - range.from) as usize).sum()
+    }
+}
+
+/// Which peers are chosen. The store keeps one: it is too large to be handed around.
+#[derive(Debug)]
+pub struct Choice {
+    ranges: Vec<Range>,
+}
+
+/// Ranges of one bucket at the most: around the end, and on both sides of the asker.
+const BUCKET_RANGES: usize = 3;
+
+impl Choice {
+    /// Nobody yet; it never allocates again.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { ranges: Vec::with_capacity(BUCKETS_MAX * BUCKET_RANGES) }
+    }
+
+    /// Nobody.
+    #[inline]
+    pub fn clear(&mut self) {
+        self.ranges.clear();
     }
 
     /// Adds `take` peers out of `bucket`: those that stand at `begin` and behind, around the end,
@@ -265,10 +284,12 @@ mod tests {
             let mut seen = [0_u32; 11];
             for begin in (2..11).filter(|&begin| asker != Some(begin)) {
                 for take in 0..=bucket.size() {
-                    let mut sample = Sample::empty();
-                    sample.take(&bucket, begin, take);
-                    assert_eq!(sample.count(Family::V4), take as usize);
-                    for range in &sample.ranges {
+                    let mut choice = Choice::new();
+                    choice.take(&bucket, begin, take);
+                    let chosen = choice.ranges.iter().map(|range| range.to - range.from);
+                    assert_eq!(chosen.sum::<u32>(), take);
+                    assert!(choice.ranges.len() <= BUCKET_RANGES);
+                    for range in &choice.ranges {
                         assert!(range.from < range.to && range.to <= 11);
                         (range.from..range.to).for_each(|position| seen[position as usize] += 1);
                     }
