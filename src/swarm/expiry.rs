@@ -6,6 +6,7 @@
 //! work and goes on at the next call.
 
 use super::SwarmStore;
+use super::layout::Head;
 use super::slab::Block;
 use crate::time::Seconds;
 
@@ -22,6 +23,9 @@ const SLICE: u32 = 2_048;
 const REMOVAL: u32 = 8;
 /// Stamps that take as long to look at as a head.
 const STAMPS: u32 = 8;
+
+/// Blocks between the one that is looked at and the one whose swarm is prefetched.
+const AHEAD: usize = 12;
 
 /// Where the hand is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -68,7 +72,13 @@ impl SwarmStore {
             // What is removed may free the span, and what shrinks may take it for another class: so
             // each block is looked up afresh.
             let Sweep { span, done, .. } = self.sweep;
-            if let Some(block) = self.swarms.lists.slab.block(span, done) {
+            let lists = &self.swarms.lists;
+            if let Some(ahead) = lists.slab.block(span, done + AHEAD)
+                && self.is_due(lists.head(ahead), now)
+            {
+                self.swarms.prefetch_swarm_of(ahead);
+            }
+            if let Some(block) = lists.slab.block(span, done) {
                 work += 1 + self.sweep_block(now, block);
                 self.sweep.done += 1;
             } else {
@@ -79,13 +89,18 @@ impl SwarmStore {
         }
     }
 
+    /// Whether there may be somebody in a list who has expired.
+    fn is_due(&self, head: &Head, now: Seconds) -> bool {
+        head.is_used() && self.clock.is_expired(self.clock.stamp(now), head.oldest)
+    }
+
     /// Looks at one block; returns how much work that was.
     fn sweep_block(&mut self, now: Seconds, block: Block) -> u32 {
-        let (now, clock) = (self.clock.stamp(now), self.clock);
         let head = self.swarms.lists.head(block);
-        if !head.is_used() || !clock.is_expired(now, head.oldest) {
+        if !self.is_due(head, now) {
             return 0;
         }
+        let now = self.clock.stamp(now);
         let info_hash = head.info_hash();
         let swarm = self.swarms.find(&info_hash).expect("blocks in use are indexed");
         let before = self.totals.expired_peers;

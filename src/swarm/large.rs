@@ -10,7 +10,7 @@ use super::hash::Hasher;
 use super::layout::{Clock, Columns, SMALL_MAX, Shape};
 use super::peers::{Census, List, oldest_age};
 use super::slab::{BLOCK_BYTES_MAX, Block, Class, Slab, Use};
-use super::table::Table;
+use super::table::{Keys, Table};
 use crate::limits::{ENDPOINT_V4_BYTES, ENDPOINT_V6_BYTES};
 use crate::wire::addr::Endpoint;
 use crate::wire::id::PeerId;
@@ -20,7 +20,7 @@ use crate::wire::id::PeerId;
 const MIXES_ONE_IN: u32 = 4;
 
 /// Cache lines of a window that are prefetched; the processor sees by itself how it goes on.
-const WINDOW_LINES: usize = 3;
+pub const WINDOW_LINES: usize = 3;
 
 /// What a large list holds besides the head of its block.
 #[derive(Debug)]
@@ -112,10 +112,10 @@ impl Runs {
     }
 
     /// Tells the processor that endpoints from a position on are wanted soon.
-    pub fn prefetch(&self, slab: &Slab, position: u32) {
+    pub fn prefetch(&self, slab: &Slab, position: u32, lines: usize) {
         let (run, at) = self.locate(position);
         if let Some(block) = self.blocks.get(run) {
-            slab.prefetch(*block, at * self.shape.stride / size_of::<u32>(), WINDOW_LINES);
+            slab.prefetch(*block, at * self.shape.stride / size_of::<u32>(), lines);
         }
     }
 
@@ -217,6 +217,22 @@ impl Runs {
     }
 }
 
+/// The keys of the index: each position's endpoint.
+struct Endpoints<'a> {
+    runs: &'a Runs,
+    hasher: &'a Hasher,
+}
+
+impl Keys for Endpoints<'_> {
+    fn hash(&self, slab: &Slab, position: u32) -> u64 {
+        self.hasher.compact(self.runs.endpoint(slab, position))
+    }
+
+    fn prefetch(&self, slab: &Slab, position: u32) {
+        self.runs.prefetch(slab, position, 1);
+    }
+}
+
 impl Large {
     /// An empty list with room for a first run of `room` peers.
     #[must_use]
@@ -286,9 +302,9 @@ impl Large {
 
     /// Adds the peer at `position` to the index.
     fn index_last(&mut self, slab: &mut Slab, hasher: &Hasher, position: u32) {
-        let hash_of = |slab: &Slab, at| hasher.compact(self.runs.endpoint(slab, at));
-        let hash = hash_of(slab, position);
-        self.index.insert(slab, hash, position, hash_of);
+        let endpoints = Endpoints { runs: &self.runs, hasher };
+        let hash = endpoints.hash(slab, position);
+        self.index.insert(slab, hash, position, &endpoints);
     }
 
     /// Copies the peers, few by now, into the block of a small list: see [`Large::fill`].
@@ -327,9 +343,9 @@ impl Large {
     pub fn remove(&mut self, slab: &mut Slab, hasher: &Hasher, position: u32) {
         LargeList { large: self, slab, hasher }.expel(position);
         let last = self.census.len;
-        let hash_of = |slab: &Slab, at| hasher.compact(self.runs.endpoint(slab, at));
-        let hash = hash_of(slab, last);
-        self.index.remove(slab, hash, last, hash_of);
+        let endpoints = Endpoints { runs: &self.runs, hasher };
+        let hash = endpoints.hash(slab, last);
+        self.index.remove(slab, hash, last, &endpoints);
         self.runs.shrink(slab, last);
     }
 

@@ -1,7 +1,7 @@
 //! All peer lists of one core: the slab they lie in, and one way to use the small and the large.
 
 use super::hash::Hasher;
-use super::large::{Large, LargeList};
+use super::large::{Large, LargeList, WINDOW_LINES};
 use super::layout::{Clock, Columns, HEAD_BYTES, HEAD_WORDS, Head, SMALL_MAX, Shape, room};
 use super::machine::prefetch;
 use super::peers::{Census, List, Refresh, Refreshed, oldest_age};
@@ -415,7 +415,7 @@ impl Lists {
     /// Tells the processor that a window of a large list, from a position on, will be read.
     pub fn prefetch_window(&self, list: Block, position: u32) {
         if self.head(list).is_large() {
-            self.large(list).runs.prefetch(&self.slab, position);
+            self.large(list).runs.prefetch(&self.slab, position, WINDOW_LINES);
         }
     }
 

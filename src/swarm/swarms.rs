@@ -7,7 +7,7 @@
 use super::hash::Hasher;
 use super::lists::{Lists, head_of};
 use super::slab::{Block, Slab};
-use super::table::Table;
+use super::table::{Keys, Table};
 use crate::wire::addr::{Endpoint, Family, Scope};
 use crate::wire::id::InfoHash;
 
@@ -68,17 +68,16 @@ impl Swarms {
     pub fn insert(&mut self, info_hash: &InfoHash, family: Family, scope: Scope) -> Block {
         let swarm = self.lists.create(info_hash, family, scope, true);
         let (slab, hasher) = (&mut self.lists.slab, &self.lists.hasher);
-        let hash_of = |slab: &Slab, number| hasher.info_hash(&name_of(slab, number));
-        self.index.insert(slab, hasher.info_hash(info_hash), swarm.number(), hash_of);
+        self.index.insert(slab, hasher.info_hash(info_hash), swarm.number(), &Names(hasher));
         swarm
     }
 
     /// Removes a swarm with all its peers.
     pub fn remove(&mut self, swarm: Block) {
         let (slab, hasher) = (&mut self.lists.slab, &self.lists.hasher);
-        let hash_of = |slab: &Slab, number| hasher.info_hash(&name_of(slab, number));
-        let hash = hash_of(slab, swarm.number());
-        self.index.remove(slab, hash, swarm.number(), hash_of);
+        let names = Names(hasher);
+        let hash = names.hash(slab, swarm.number());
+        self.index.remove(slab, hash, swarm.number(), &names);
         let mut at = Some(swarm);
         while let Some(list) = at {
             at = self.lists.head(list).next();
@@ -169,6 +168,11 @@ impl Swarms {
         self.index.prefetch(&self.lists.slab, hash);
     }
 
+    /// Tells the processor that the swarm of a list will be looked for.
+    pub fn prefetch_swarm_of(&self, list: Block) {
+        self.prefetch(self.lists.hasher.info_hash(&self.lists.head(list).info_hash()));
+    }
+
     /// The block that probably is the swarm's: the first whose tag fits.
     #[must_use]
     pub fn guess(&self, hash: u64) -> Option<Block> {
@@ -229,6 +233,24 @@ impl Swarms {
         assert_eq!(used, blocks, "no block is lost");
     }
 }
+
+/// The keys of the index: each swarm's name.
+struct Names<'a>(&'a Hasher);
+
+impl Keys for Names<'_> {
+    fn hash(&self, slab: &Slab, number: u32) -> u64 {
+        self.0.info_hash(&name_of(slab, number))
+    }
+
+    fn prefetch(&self, slab: &Slab, number: u32) {
+        // From the first word to the last: they may stand in two lines.
+        slab.prefetch(block(number), 0, 1);
+        slab.prefetch(block(number), NAME_WORDS - 1, 1);
+    }
+}
+
+/// Words of an info_hash, which a head begins with.
+const NAME_WORDS: usize = size_of::<InfoHash>() / size_of::<u32>();
 
 /// The name of the swarm that is indexed under this number.
 fn name_of(slab: &Slab, number: u32) -> InfoHash {

@@ -87,6 +87,14 @@ struct Shard {
     len: u16,
 }
 
+/// The keys of a table's values, which are elsewhere.
+pub trait Keys {
+    /// The hash of a value's key.
+    fn hash(&self, slab: &Slab, value: u32) -> u64;
+    /// Tells the processor that a value's key will be hashed.
+    fn prefetch(&self, slab: &Slab, value: u32);
+}
+
 /// A place in a table.
 #[derive(Clone, Copy, Debug)]
 struct Place {
@@ -166,28 +174,22 @@ impl Table {
         self.len < self.shards.len() * DIVIDE_ABOVE && !self.shards[self.shard(hash)].is_full()
     }
 
-    /// Adds a value whose key is not in the table. `hash_of` hashes the keys of other values.
-    pub fn insert(
-        &mut self,
-        slab: &mut Slab,
-        hash: u64,
-        value: u32,
-        hash_of: impl Fn(&Slab, u32) -> u64,
-    ) {
+    /// Adds a value whose key is not in the table. `keys` are those of the other values.
+    pub fn insert(&mut self, slab: &mut Slab, hash: u64, value: u32, keys: &impl Keys) {
         if self.shards.is_empty() {
             self.shards.push(Shard::new(slab, 0));
         }
         if self.len >= self.shards.len() * DIVIDE_ABOVE {
-            self.divide(slab, &hash_of);
+            self.divide(slab, keys);
         }
         while self.shards[self.shard(hash)].is_full_for_good() {
             // No hash that deserves the name comes here.
-            self.divide(slab, &hash_of);
+            self.divide(slab, keys);
         }
         let number = self.shard(hash);
         let shard = &mut self.shards[number];
         if shard.is_full() {
-            shard.resize(slab, usize::from(shard.len) + 1, &hash_of);
+            shard.resize(slab, usize::from(shard.len) + 1, keys);
         }
         shard.put(slab, Entry { hash, value });
         self.len += 1;
@@ -217,13 +219,7 @@ impl Table {
     ///
     /// # Panics
     /// If it is not there.
-    pub fn remove(
-        &mut self,
-        slab: &mut Slab,
-        hash: u64,
-        value: u32,
-        hash_of: impl Fn(&Slab, u32) -> u64,
-    ) {
+    pub fn remove(&mut self, slab: &mut Slab, hash: u64, value: u32, keys: &impl Keys) {
         let Place { shard, bucket, slot } = self.place(slab, hash, value);
         let shard = &mut self.shards[shard];
         let home = shard.home(hash);
@@ -242,10 +238,10 @@ impl Table {
         }
         let buckets = usize::from(shard.buckets);
         if usize::from(shard.len) < buckets * SPARSE && buckets > BUCKETS_MIN {
-            shard.resize(slab, usize::from(shard.len), &hash_of);
+            shard.resize(slab, usize::from(shard.len), keys);
         }
         if self.len < self.shards.len() * UNITE_BELOW && self.shards.len() > 1 {
-            self.unite(slab, &hash_of);
+            self.unite(slab, keys);
         }
     }
 
@@ -278,11 +274,11 @@ impl Table {
 
     /// Divides the shard whose turn it is.
     #[inline(never)]
-    fn divide(&mut self, slab: &mut Slab, hash_of: impl Fn(&Slab, u32) -> u64) {
+    fn divide(&mut self, slab: &mut Slab, keys: &impl Keys) {
         let count = self.shards.len();
         // The new one's number without its highest bit.
         let old = count - (1 << count.ilog2());
-        let entries = self.shards[old].take(slab, &hash_of);
+        let entries = self.shards[old].take(slab, keys);
         self.shards.push(self.shards[old]);
         let (stay, go): (Entries, Entries) =
             entries.into_iter().partition(|entry| self.shard(entry.hash) == old);
@@ -292,15 +288,15 @@ impl Table {
 
     /// Unites the last shard with the one it was divided from.
     #[inline(never)]
-    fn unite(&mut self, slab: &mut Slab, hash_of: impl Fn(&Slab, u32) -> u64) {
+    fn unite(&mut self, slab: &mut Slab, keys: &impl Keys) {
         let last = self.shards.len() - 1;
         let into = last - (1 << last.ilog2());
         let (first, second) = (self.shards[into], self.shards[last]);
         if usize::from(first.len + second.len) > BUCKETS_MAX * ROOMY {
             return;
         }
-        let mut entries = first.take(slab, &hash_of);
-        entries.extend(second.take(slab, &hash_of));
+        let mut entries = first.take(slab, keys);
+        entries.extend(second.take(slab, keys));
         self.shards[into] = Shard::of(slab, &entries);
         self.shards.pop();
     }
@@ -373,8 +369,10 @@ impl Shard {
     }
 
     /// Takes all entries out and frees the block.
-    fn take(self, slab: &mut Slab, hash_of: impl Fn(&Slab, u32) -> u64) -> Entries {
-        let entries = self.values(slab).map(|value| Entry { hash: hash_of(slab, value), value });
+    fn take(self, slab: &mut Slab, keys: &impl Keys) -> Entries {
+        // All at once first: the keys may be anywhere in memory.
+        self.values(slab).for_each(|value| keys.prefetch(slab, value));
+        let entries = self.values(slab).map(|value| Entry { hash: keys.hash(slab, value), value });
         let entries = entries.collect();
         slab.free(self.block);
         entries
@@ -382,8 +380,8 @@ impl Shard {
 
     /// Makes room for `len` entries with some to spare, or gives up what they do not need.
     #[inline(never)]
-    fn resize(&mut self, slab: &mut Slab, len: usize, hash_of: impl Fn(&Slab, u32) -> u64) {
-        let entries = self.take(slab, hash_of);
+    fn resize(&mut self, slab: &mut Slab, len: usize, keys: &impl Keys) {
+        let entries = self.take(slab, keys);
         *self = Self::new(slab, len);
         for entry in entries {
             self.put(slab, entry);
@@ -466,6 +464,14 @@ mod tests {
     use super::*;
     use crate::rng::Rng;
 
+    impl<F: Fn(&Slab, u32) -> u64> Keys for F {
+        fn hash(&self, slab: &Slab, value: u32) -> u64 {
+            self(slab, value)
+        }
+
+        fn prefetch(&self, _: &Slab, _: u32) {}
+    }
+
     /// Adds and removes against a set, with hashes as bad as `spread` makes them.
     fn agrees_with_a_set(spread: impl Fn(u32) -> u64 + Copy, steps: u32, values: u32) {
         // Miri runs all code a thousand times slower.
@@ -482,11 +488,11 @@ mod tests {
             assert_eq!(found.is_some(), set.contains(&value));
             match found {
                 None if growing || rng.below(8) == 0 => {
-                    table.insert(&mut slab, hash, value, hash_of);
+                    table.insert(&mut slab, hash, value, &hash_of);
                     set.insert(value);
                 }
                 Some(_) if !growing || rng.below(8) == 0 => {
-                    table.remove(&mut slab, hash, value, hash_of);
+                    table.remove(&mut slab, hash, value, &hash_of);
                     set.remove(&value);
                 }
                 _ => {}
@@ -500,7 +506,7 @@ mod tests {
             }
         }
         for value in set {
-            table.remove(&mut slab, spread(value), value, hash_of);
+            table.remove(&mut slab, spread(value), value, &hash_of);
         }
         assert_eq!((table.len(), table.heap_bytes(), slab.bytes()), (0, 0, 0));
     }
@@ -540,7 +546,7 @@ mod tests {
         }
         table.len = first as usize;
         // Room at one end, taken by who belongs to the other.
-        table.remove(&mut slab, hash(0), 0, hash_of);
+        table.remove(&mut slab, hash(0), 0, &hash_of);
         table.shards[0].put(&mut slab, Entry { hash: hash(1), value: first + 1 });
         table.len += 1;
         assert_eq!(usize::from(table.shards[0].buckets), BUCKETS_MIN);
@@ -558,7 +564,7 @@ mod tests {
         let (mut slab, mut table) = (Slab::new(16 << 20), Table::new());
         let hash_of = |value: u32| good(value % 10_000);
         for value in 0..6_000 {
-            table.insert(&mut slab, good(value), value, |_, value| hash_of(value));
+            table.insert(&mut slab, good(value), value, &|_: &Slab, value| hash_of(value));
         }
         for value in 0..6_000 {
             table.replace(&mut slab, good(value), value, value + 10_000);
@@ -580,7 +586,7 @@ mod tests {
         let (mut slab, mut table) = (Slab::new(64 << 20), Table::new());
         for value in 0..200_000 {
             let hashed = std::cell::Cell::new(0);
-            table.insert(&mut slab, good(value), value, |_, value| {
+            table.insert(&mut slab, good(value), value, &|_: &Slab, value| {
                 hashed.set(hashed.get() + 1);
                 good(value)
             });
