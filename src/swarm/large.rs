@@ -194,7 +194,10 @@ impl Runs {
             slab.free(self.blocks.pop().expect("more than one"));
             self.set_last(Class::of(self.full() * self.shape.peer_bytes()));
         } else if at < self.last_room / 2 && at >= SMALL_MAX / 2 {
-            self.resize_last(slab, at, at + at.div_ceil(8));
+            let room = at + at.div_ceil(8);
+            if slab.can_save(Use::Parts, Class::of(room * self.shape.peer_bytes())) {
+                self.resize_last(slab, at, room);
+            }
         }
     }
 

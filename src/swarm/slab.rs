@@ -207,8 +207,9 @@ impl Slab {
     #[must_use]
     pub fn new(bytes: usize) -> Self {
         Self {
-            // An announce may need a little more before it makes room.
-            memory: Memory::reserve(bytes + bytes / 4 + 16 * PIECE_BYTES),
+            // Address space costs nothing, and to be without it would be the end: so there is twice
+            // as much, though only announces may go above `bytes`, and make room before they do.
+            memory: Memory::reserve(2 * bytes + 16 * PIECE_BYTES),
             spans: Vec::new(),
             piece_spans: Vec::new(),
             with_room: [[NONE; CLASSES]; 2],
@@ -512,9 +513,10 @@ impl Slab {
                 self.memory.give_back(spare);
             }
         }
-        if self.spans_in_use == 0 {
-            self.memory.clear();
-            self.spare = None;
+        if self.spans_in_use == 0
+            && let Some(spare) = self.spare.take()
+        {
+            self.memory.give_back(spare);
         }
     }
 

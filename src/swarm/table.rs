@@ -236,9 +236,10 @@ impl Table {
             self.release(slab);
             return;
         }
-        let buckets = usize::from(shard.buckets);
-        if usize::from(shard.len) < buckets * SPARSE && buckets > BUCKETS_MIN {
-            shard.resize(slab, usize::from(shard.len), keys);
+        let (len, buckets) = (usize::from(shard.len), usize::from(shard.buckets));
+        let is_sparse = len < buckets * SPARSE && buckets > BUCKETS_MIN;
+        if is_sparse && slab.can_save(Use::Parts, Shard::class(len)) {
+            shard.resize(slab, len, keys);
         }
         if self.len < self.shards.len() * UNITE_BELOW && self.shards.len() > 1 {
             self.unite(slab, keys);
@@ -292,7 +293,8 @@ impl Table {
         let last = self.shards.len() - 1;
         let into = last - (1 << last.ilog2());
         let (first, second) = (self.shards[into], self.shards[last]);
-        if usize::from(first.len + second.len) > BUCKETS_MAX * ROOMY {
+        let len = usize::from(first.len) + usize::from(second.len);
+        if len > BUCKETS_MAX * ROOMY || !slab.can_save(Use::Parts, Shard::class(len)) {
             return;
         }
         let mut entries = first.take(slab, keys);
@@ -348,8 +350,7 @@ impl Table {
 impl Shard {
     /// Without entries, and with room for `len`.
     fn new(slab: &mut Slab, len: usize) -> Self {
-        let buckets = len.div_ceil(ROOMY).clamp(BUCKETS_MIN, BUCKETS_MAX);
-        let class = Class::of(buckets * size_of::<Bucket>());
+        let class = Self::class(len);
         let buckets = class.bytes() / size_of::<Bucket>();
         let block = slab.allocate(Use::Parts, class);
         debug_assert!(block.is_aligned(size_of::<Bucket>()), "a bucket is one cache line");
@@ -357,6 +358,12 @@ impl Shard {
         let shard = Self { block, buckets, len: 0 };
         shard.buckets_mut(slab).fill(Bucket::zeroed());
         shard
+    }
+
+    /// The class of a block with room for `len` entries, and some to spare.
+    fn class(len: usize) -> Class {
+        let buckets = len.div_ceil(ROOMY).clamp(BUCKETS_MIN, BUCKETS_MAX);
+        Class::of(buckets * size_of::<Bucket>())
     }
 
     /// With these entries.

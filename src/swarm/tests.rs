@@ -125,6 +125,45 @@ fn every_peer_has_the_same_chance_over_time() {
     }
 }
 
+/// The same for those who ask, each right after its own announce: their windows begin where chance
+/// has just put them (small lists), or where a batch was told (large ones).
+#[test]
+fn every_peer_has_the_same_chance_to_be_given_to_those_who_announce() {
+    for (peers, num_want, batch) in [(100_u32, 10_u16, 1), (300, 20, 1), (300, 20, 50)] {
+        let mut store = store(64 << 20, 10_000);
+        for peer in 0..peers {
+            store.announce(Seconds(0), &arrival(0, peer, LEECHER));
+        }
+        let mut seen = vec![0_u32; peers as usize];
+        let rounds = 400_000 / u32::from(num_want);
+        for round in 0..rounds {
+            let asker = round % peers;
+            if batch > 1 && round % batch == 0 {
+                let due = |n| {
+                    let due = arrival(0, (asker + n) % peers, LEECHER);
+                    (due.info_hash, Some(due.endpoint))
+                };
+                store.warm(&(0..batch).map(due).collect::<Vec<_>>());
+            }
+            let announced = store.announce(Seconds(1), &arrival(0, asker, LEECHER));
+            let wish = wish(Some(announced.asker), false, num_want);
+            let sample = store.sample(announced.swarm, &wish);
+            assert_eq!(sample.count(Family::V4), usize::from(num_want));
+            sample.each(|chunk| {
+                for endpoint in chunk.endpoints().chunks_exact(6) {
+                    let peer = u32::from_be_bytes([0, endpoint[1], endpoint[2], endpoint[3]]);
+                    assert_ne!(peer, asker);
+                    seen[peer as usize] += 1;
+                }
+            });
+        }
+        let expected = f64::from(rounds) * f64::from(num_want) / f64::from(peers);
+        let chi: f64 = seen.iter().map(|&n| (f64::from(n) - expected).powi(2) / expected).sum();
+        let freedom = f64::from(peers - 1);
+        assert!(chi < freedom + 4.0 * (2.0 * freedom).sqrt(), "{peers} peers: {chi:.1} {seen:?}");
+    }
+}
+
 #[test]
 fn both_kinds_are_present_when_both_exist() {
     let mut store = store(64 << 20, 10_000);
