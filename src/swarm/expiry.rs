@@ -1,9 +1,9 @@
 //! Which peers fall due, and the bounded sweep.
 //!
 //! Peers leave when their swarm is touched by an announce or a scrape: a list knows how old its
-//! oldest is at the most. For swarms that nobody touches a hand goes over all blocks some
-//! times in a peer's life, in the order of memory, and looks at their heads; it stops after a bounded amount of
-//! work and goes on at the next call.
+//! oldest is at the most. For swarms that nobody touches a hand goes over all blocks some times in
+//! a peer's life, in the order of memory, and looks at their heads; it stops after a bounded amount
+//! of work and goes on at the next call.
 
 use super::SwarmStore;
 use super::layout::Head;

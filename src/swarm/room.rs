@@ -1,11 +1,11 @@
 //! Making room: which swarms go when the budget is full.
 //!
-//! What counts against the budget are spans and tables, real memory. A hand goes over the spans.
-//! While swarms on probation are many it takes those where they are, and removes these: so a flood of
-//! invented hashes displaces itself and not the swarms that people use. When there are none, it
-//! takes spans of the smallest swarms that are common and removes the half that was announced to
-//! longest ago. What is left of such a span moves into the gaps of others of its class, so that
-//! whole spans become free for any class.
+//! What counts against the budget are spans, real memory. A hand goes over them. While swarms on
+//! probation are many it takes those where they are, and removes these: so a flood of invented
+//! hashes displaces itself and not the swarms that people use. When they are few, it takes spans of
+//! the smallest swarms that are common and removes the half that was announced to longest ago. What
+//! is left of such a span moves into the gaps of others of its class, so that whole spans become
+//! free for any class.
 
 use super::slab::{Block, SPAN_BYTES, Slab};
 use super::{Arrival, SwarmStore};

@@ -17,9 +17,9 @@ pub const BUCKETS_MAX: usize = 8;
 /// Shares `want` out over buckets of the given `sizes`.
 ///
 /// Systematic sampling: each bucket gets its proportion, rounded up or down at random so that the
-/// expectation is exact (`draw` decides), never more than it holds, and `want` (or everything there is) in total.
-/// Then a bucket that got nothing though it holds somebody takes one from the largest share: a
-/// small bias, asked for so that both kinds and both families are present when both exist.
+/// expectation is exact (`draw` decides), never more than it holds, and `want` (or everything there
+/// is) in total. Then a bucket that got nothing though it holds somebody takes one from the largest
+/// share: a small bias, asked for so that both kinds and both families are present when both exist.
 #[inline]
 pub fn apportion(draw: u32, want: u32, sizes: &[u32], shares: &mut [u32]) {
     debug_assert!(sizes.len() == shares.len() && sizes.len() <= BUCKETS_MAX);
