@@ -616,6 +616,19 @@ mod tests {
     }
 
     #[test]
+    fn what_only_saves_memory_takes_no_span_above_what_is_enough() {
+        let mut slab = Slab::new(2 * SPAN_BYTES);
+        let [first, second, third] = [100, 1_000, 8_192].map(Class::of);
+        let block = slab.allocate(Use::Swarms, first);
+        assert!(slab.can_save(Use::Swarms, third), "a span is left");
+        let _ = slab.allocate(Use::Swarms, second);
+        assert!(!slab.can_save(Use::Swarms, third));
+        assert!(slab.can_save(Use::Swarms, first), "there is room in a span of its class");
+        slab.free(block);
+        assert!(slab.can_save(Use::Swarms, third), "the span was given up");
+    }
+
+    #[test]
     fn blocks_keep_what_is_in_them_and_memory_goes_back() {
         let (mut rng, mut slab) = (Rng::new(5), Slab::new(64 << 20));
         let mut held = BTreeMap::new();
