@@ -8,11 +8,11 @@ use smallvec::{SmallVec, smallvec};
 
 use super::hash::Hasher;
 use super::layout::{Clock, Columns, SMALL_MAX, Shape};
-use super::peers::{Census, List, oldest_age};
+use super::peers::{Census, List, choose, oldest_age};
 use super::slab::{BLOCK_BYTES_MAX, Block, Class, Slab, Use};
-use super::table::{Keys, Table};
+use super::table::{Home, Keys, Table};
 use crate::limits::{ENDPOINT_V4_BYTES, ENDPOINT_V6_BYTES};
-use crate::wire::addr::Endpoint;
+use crate::wire::addr::{Endpoint, Family};
 use crate::wire::id::PeerId;
 
 /// One announce in so many changes places in a large list: each change costs three cache lines
@@ -93,6 +93,12 @@ impl Runs {
     ) -> Columns<&'a mut [u8], &'a mut [u16]> {
         let room = self.room(run);
         self.shape.columns_mut(slab.get_mut(self.blocks[run], room * self.shape.peer_bytes()), room)
+    }
+
+    /// The family of their endpoints.
+    #[must_use]
+    pub const fn family(&self) -> Family {
+        if self.shape.stride == ENDPOINT_V4_BYTES { Family::V4 } else { Family::V6 }
     }
 
     /// The stretch of `from..to` that lies in the run of `from`: its run, and from where to where.
@@ -264,22 +270,27 @@ impl Large {
         self.index.find(slab, hash, |position| self.runs.endpoint(slab, position) == wanted)
     }
 
-    /// Tells the processor that `endpoint` will be looked for.
-    pub fn prefetch(&self, slab: &Slab, hasher: &Hasher, endpoint: &Endpoint) {
-        self.index.prefetch(slab, hasher.endpoint(endpoint));
+    /// Whether `endpoint` stands at a position, which may be none.
+    #[must_use]
+    pub fn is_at(&self, slab: &Slab, position: u32, endpoint: &Endpoint) -> bool {
+        position < self.census.len && self.runs.endpoint(slab, position) == endpoint.as_bytes()
     }
 
-    /// Tells the processor what else an announce of `endpoint` will read.
-    pub fn prefetch_peer(&self, slab: &Slab, hasher: &Hasher, endpoint: &Endpoint) {
-        // The first whose tag fits is nearly always the right one.
-        let hash = hasher.endpoint(endpoint);
-        if let Some(position) = self.index.find(slab, hash, |_| true) {
-            let (run, stamp) = self.runs.stamp_place(position);
-            let (_, at) = self.runs.locate(position);
-            for at in [stamp, at * self.runs.shape.stride] {
-                slab.prefetch(self.runs.blocks[run], at / size_of::<u32>(), 1);
-            }
+    /// Tells the processor that an endpoint of this hash will be looked for.
+    pub fn prefetch(&self, slab: &Slab, hash: u64) -> Home {
+        self.index.prefetch(slab, hash)
+    }
+
+    /// Tells the processor what else an announce of that endpoint will read. Returns its position,
+    /// probably: the first whose tag fits is nearly always the right one.
+    pub fn prefetch_peer(&self, slab: &Slab, home: Home, hash: u64) -> u32 {
+        let Some(position) = Table::guess(slab, home, hash) else { return u32::MAX };
+        let (run, stamp) = self.runs.stamp_place(position);
+        let (_, at) = self.runs.locate(position);
+        for at in [stamp, at * self.runs.shape.stride] {
+            slab.prefetch(self.runs.blocks[run], at / size_of::<u32>(), 1);
         }
+        position
     }
 
     /// Takes over the peers of a small list: those in `block`, whose columns begin at `offset` and
@@ -441,8 +452,15 @@ impl List for LargeList<'_> {
         }
     }
 
-    fn mixes(&self, pick: u32) -> bool {
-        pick.is_multiple_of(MIXES_ONE_IN)
+    fn mix(&mut self, position: u32, census: &Census, pick: u32) -> u32 {
+        if !pick.is_multiple_of(MIXES_ONE_IN) {
+            return position;
+        }
+        let other = choose(pick, census.kind(position));
+        if other != position {
+            self.swap(position, other);
+        }
+        other
     }
 
     fn swap(&mut self, a: u32, b: u32) {

@@ -94,6 +94,13 @@ impl Head {
         self.flags & USED != 0
     }
 
+    /// Whether this is the first list of the swarm of that name.
+    #[must_use]
+    #[inline]
+    pub fn is_swarm(&self, info_hash: &InfoHash) -> bool {
+        self.flags & (USED | FURTHER) == USED && self.is(info_hash)
+    }
+
     /// Says that the block is free.
     pub const fn set_free(&mut self) {
         self.flags = 0;

@@ -1,10 +1,11 @@
 //! All peer lists of one core: the slab they lie in, and one way to use the small and the large.
 
 use super::hash::Hasher;
-use super::large::{Large, LargeList, WINDOW_LINES};
+use super::large::{Large, LargeList, Runs, WINDOW_LINES};
 use super::layout::{Clock, Columns, HEAD_BYTES, HEAD_WORDS, Head, SMALL_MAX, Shape, room};
 use super::machine::prefetch;
-use super::peers::{Census, List, Refresh, Refreshed, oldest_age};
+use super::peers::{Census, List, Refresh, Refreshed, Renewed, oldest_age};
+use super::table::Home;
 use super::slab::{BLOCK_BYTES_MAX, Block, Class, Slab, Use};
 use super::small::{Small, census_of, position_of, position_of_v4};
 use crate::limits::{ENDPOINT_V4_BYTES, ENDPOINT_V6_BYTES};
@@ -28,6 +29,40 @@ const _: () = {
     let widest = Shape::new(Family::V6, true).peer_bytes();
     assert!(HEAD_BYTES + SMALL_MAX * widest <= BLOCK_BYTES_MAX);
 };
+
+/// The endpoints of a list, wherever they are.
+#[derive(Clone, Copy, Debug)]
+pub enum Endpoints<'a> {
+    /// Side by side, and other things behind them.
+    Small(Family, &'a [u8]),
+    /// In runs.
+    Large(&'a Slab, &'a Runs),
+}
+
+impl<'a> Endpoints<'a> {
+    /// Their family.
+    #[must_use]
+    #[inline]
+    pub fn family(&self) -> Family {
+        match self {
+            Self::Small(family, _) => *family,
+            Self::Large(_, runs) => runs.family(),
+        }
+    }
+
+    /// Those of `from..to`, as far as they lie side by side, and where that ends.
+    #[must_use]
+    #[inline]
+    pub fn stretch(&self, from: u32, to: u32) -> (&'a [u8], u32) {
+        match self {
+            Self::Small(family, column) => {
+                let stride = family.endpoint_bytes();
+                (&column[from as usize * stride..to as usize * stride], to)
+            }
+            Self::Large(slab, runs) => runs.endpoints(slab, from, to),
+        }
+    }
+}
 
 /// The lists, each named by the block of its head.
 #[derive(Debug)]
@@ -143,13 +178,18 @@ impl Lists {
         if head.is_large() {
             return self.large(list).find(&self.slab, &self.hasher, endpoint);
         }
-        let stride = endpoint.as_bytes().len();
-        let bytes = self.slab.get(list, HEAD_BYTES + usize::from(head.len) * stride);
-        let endpoints = &bytes[HEAD_BYTES..];
         match endpoint {
-            Endpoint::V4(wanted) => position_of_v4(endpoints.as_chunks().0, wanted),
-            Endpoint::V6(wanted) => position_of(endpoints.as_chunks().0, wanted),
+            Endpoint::V4(wanted) => position_of_v4(self.behind_head(list), head.len, wanted),
+            Endpoint::V6(wanted) => {
+                position_of(&self.behind_head(list)[..usize::from(head.len)], wanted)
+            }
         }
+    }
+
+    /// What lies behind a head: endpoints, if the list is small, and whatever follows.
+    #[inline]
+    fn behind_head<const N: usize>(&self, list: Block) -> &[[u8; N]] {
+        bytemuck::cast_slice(&self.slab.tail(list)[HEAD_WORDS..]).as_chunks().0
     }
 
     /// Applies an announce by the peer at `position`, which may have `joined` just now.
@@ -169,30 +209,46 @@ impl Lists {
         }
     }
 
-    /// Applies an announce by `endpoint` if it is in the list: the way of most announces.
-    #[inline]
-    pub fn refresh_known(
+    /// Applies an announce by `endpoint` if it is in the list and says nothing new: the way of most
+    /// announces. `guess` is where it may stand in a large list.
+    #[inline(always)]
+    pub fn renew(
         &mut self,
         list: Block,
         endpoint: &Endpoint,
+        guess: Option<u32>,
         announce: &Refresh<'_>,
-    ) -> Option<Refreshed> {
-        if self.head(list).is_large() {
-            let position = self.large(list).find(&self.slab, &self.hasher, endpoint)?;
-            return Some(self.large_mut(list).refresh_known(position, announce));
+    ) -> Option<Renewed> {
+        let head = self.head(list);
+        if head.is_large() {
+            return self.renew_large(list, endpoint, guess, announce);
         }
         match endpoint {
             Endpoint::V4(endpoint) => {
-                let mut small = self.small_mut::<ENDPOINT_V4_BYTES>(list);
-                let position = position_of_v4(small.endpoints(), endpoint)?;
-                Some(small.refresh_known(position, announce))
+                let position = position_of_v4(self.behind_head(list), head.len, endpoint)?;
+                self.small_mut::<ENDPOINT_V4_BYTES>(list).renew(position, announce)
             }
             Endpoint::V6(endpoint) => {
                 let mut small = self.small_mut::<ENDPOINT_V6_BYTES>(list);
                 let position = position_of(small.endpoints(), endpoint)?;
-                Some(small.refresh_known(position, announce))
+                small.renew(position, announce)
             }
         }
+    }
+
+    #[inline(never)]
+    fn renew_large(
+        &mut self,
+        list: Block,
+        endpoint: &Endpoint,
+        guess: Option<u32>,
+        announce: &Refresh<'_>,
+    ) -> Option<Renewed> {
+        let large = self.large(list);
+        let position = guess
+            .filter(|&guess| large.is_at(&self.slab, guess, endpoint))
+            .or_else(|| large.find(&self.slab, &self.hasher, endpoint))?;
+        self.large_mut(list).renew(position, announce)
     }
 
     /// Whether `endpoint` can be appended to a list, or to a new one, without another span.
@@ -341,17 +397,17 @@ impl Lists {
         newest.unwrap_or_else(|| Clock::age(now, head.oldest))
     }
 
-    /// The endpoints of `from..to`, as far as they lie side by side, and where that ends.
+    /// The endpoints of a list.
     #[must_use]
     #[inline]
-    pub fn endpoints(&self, list: Block, from: u32, to: u32) -> (&[u8], u32) {
+    pub fn endpoints(&self, list: Block) -> Endpoints<'_> {
         let head = self.head(list);
         if head.is_large() {
-            return self.large(list).runs.endpoints(&self.slab, from, to);
+            Endpoints::Large(&self.slab, &self.large(list).runs)
+        } else {
+            let column = bytemuck::cast_slice(&self.slab.tail(list)[HEAD_WORDS..]);
+            Endpoints::Small(head.family(), column)
         }
-        let stride = head.family().endpoint_bytes();
-        let (start, end) = (from as usize * stride, to as usize * stride);
-        (&self.slab.get(list, HEAD_BYTES + end)[HEAD_BYTES + start..], to)
     }
 
     /// The ids of the peers of a stretch that [`Lists::endpoints`] returned; none if they are not
@@ -383,10 +439,7 @@ impl Lists {
     pub fn prefetch(&self, list: Block) -> bool {
         let head = self.head(list);
         if head.is_large() {
-            // What a guess leads to may be no list any more.
-            if let Some(large) = self.larges.get(self.number(list) as usize) {
-                prefetch(large);
-            }
+            prefetch(&self.larges[self.number(list) as usize]);
             return true;
         }
         let words = head.class().bytes() / size_of::<u32>();
@@ -397,26 +450,20 @@ impl Lists {
         false
     }
 
-    /// Tells the processor that `endpoint` will be looked for in a list, if it is a large one.
-    pub fn prefetch_index(&self, list: Block, endpoint: &Endpoint) {
-        if self.head(list).is_large() {
-            self.large(list).prefetch(&self.slab, &self.hasher, endpoint);
-        }
+    /// Tells the processor that an endpoint of this hash will be looked for in a large list.
+    pub fn prefetch_index(&self, list: Block, hash: u64) -> Home {
+        self.large(list).prefetch(&self.slab, hash)
     }
 
-    /// Tells the processor what else of a large list that announce will read.
-    pub fn prefetch_peer(&self, list: Block, endpoint: &Endpoint) {
-        let head = self.head(list);
-        if head.is_large() && head.family() == endpoint.family() {
-            self.large(list).prefetch_peer(&self.slab, &self.hasher, endpoint);
-        }
+    /// Tells the processor what else of a large list that announce will read. Returns where the
+    /// peer stands, probably.
+    pub fn prefetch_peer(&self, list: Block, home: Home, hash: u64) -> u32 {
+        self.large(list).prefetch_peer(&self.slab, home, hash)
     }
 
     /// Tells the processor that a window of a large list, from a position on, will be read.
     pub fn prefetch_window(&self, list: Block, position: u32) {
-        if self.head(list).is_large() {
-            self.large(list).runs.prefetch(&self.slab, position, WINDOW_LINES);
-        }
+        self.large(list).runs.prefetch(&self.slab, position, WINDOW_LINES);
     }
 
     /// Copies a small list's block, or the head of a large one's, to another of the same class.

@@ -20,8 +20,8 @@ pub const PIECE_WORDS: usize = PIECE_BYTES / size_of::<u32>();
 #[derive(Debug)]
 pub struct Memory {
     mapping: Mapping,
-    /// Pieces that may be used, from the beginning on.
-    pieces: usize,
+    /// Words that may be used, from the beginning on: whole pieces.
+    words: usize,
 }
 
 impl Memory {
@@ -31,13 +31,13 @@ impl Memory {
     /// If the process may not have as much address space.
     #[must_use]
     pub fn reserve(bytes: usize) -> Self {
-        Self { mapping: Mapping::new(bytes.div_ceil(PIECE_BYTES)), pieces: 0 }
+        Self { mapping: Mapping::new(bytes.div_ceil(PIECE_BYTES)), words: 0 }
     }
 
     /// Pieces that may be used.
     #[must_use]
     pub const fn pieces(&self) -> usize {
-        self.pieces
+        self.words / PIECE_WORDS
     }
 
     /// Adds a piece at the end, zeroed.
@@ -45,19 +45,19 @@ impl Memory {
     /// # Panics
     /// If everything that was reserved is in use.
     pub fn grow(&mut self) {
-        self.mapping.open(self.pieces);
-        self.pieces += 1;
+        self.mapping.open(self.pieces());
+        self.words += PIECE_WORDS;
     }
 
     /// Gives the memory of a piece back to the kernel. It is zeroed when it is used again.
     pub fn give_back(&mut self, piece: usize) {
-        assert!(piece < self.pieces);
+        assert!(piece < self.pieces());
         self.mapping.give_back(piece);
     }
 
     /// Gives everything back.
     pub fn clear(&mut self) {
-        (0..self.pieces).for_each(|piece| self.mapping.give_back(piece));
+        (0..self.pieces()).for_each(|piece| self.mapping.give_back(piece));
     }
 }
 
@@ -66,14 +66,14 @@ impl Deref for Memory {
 
     #[inline]
     fn deref(&self) -> &[u32] {
-        self.mapping.words(self.pieces)
+        self.mapping.words(self.words)
     }
 }
 
 impl DerefMut for Memory {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u32] {
-        self.mapping.words_mut(self.pieces)
+        self.mapping.words_mut(self.words)
     }
 }
 
@@ -147,18 +147,18 @@ mod mapping {
         }
 
         #[inline]
-        pub fn words(&self, pieces: usize) -> &[u32] {
-            debug_assert!(pieces <= self.opened);
-            // SAFETY: `Memory` has opened so many pieces, which live as long as `self`; anonymous
+        pub fn words(&self, count: usize) -> &[u32] {
+            debug_assert!(count <= self.opened * PIECE_WORDS);
+            // SAFETY: `Memory` has opened so many words, which live as long as `self`; anonymous
             // memory is initialised.
-            unsafe { std::slice::from_raw_parts(self.start.as_ptr(), pieces * PIECE_WORDS) }
+            unsafe { std::slice::from_raw_parts(self.start.as_ptr(), count) }
         }
 
         #[inline]
-        pub fn words_mut(&mut self, pieces: usize) -> &mut [u32] {
-            debug_assert!(pieces <= self.opened);
+        pub fn words_mut(&mut self, count: usize) -> &mut [u32] {
+            debug_assert!(count <= self.opened * PIECE_WORDS);
             // SAFETY: as above, and borrowed mutably.
-            unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), pieces * PIECE_WORDS) }
+            unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), count) }
         }
     }
 
@@ -198,12 +198,12 @@ mod standin {
             self.words[piece * PIECE_WORDS..][..PIECE_WORDS].fill(0);
         }
 
-        pub fn words(&self, pieces: usize) -> &[u32] {
-            &self.words[..pieces * PIECE_WORDS]
+        pub fn words(&self, count: usize) -> &[u32] {
+            &self.words[..count]
         }
 
-        pub fn words_mut(&mut self, pieces: usize) -> &mut [u32] {
-            &mut self.words[..pieces * PIECE_WORDS]
+        pub fn words_mut(&mut self, count: usize) -> &mut [u32] {
+            &mut self.words[..count]
         }
     }
 }

@@ -32,11 +32,11 @@ use smallvec::SmallVec;
 use self::expiry::Sweep;
 use self::hash::Hasher;
 use self::layout::Clock;
-use self::lists::Lists;
-use self::peers::{Census, Refresh, Refreshed};
+use self::peers::{Census, Refresh, Refreshed, Renewed};
 use self::sample::{BUCKETS_MAX, Bucket, Choice, apportion};
 use self::slab::Block;
 use self::swarms::Swarms;
+use self::warm::Hints;
 use crate::rng::Rng;
 use crate::time::Seconds;
 use crate::wire::addr::{Endpoint, Family, Scope};
@@ -107,6 +107,14 @@ pub struct Counts {
     pub completed: u32,
 }
 
+impl Counts {
+    /// Those of a swarm that has one list.
+    const fn of_one(list: &Census, completed: u32) -> Self {
+        let Census { len, seeders, partial } = *list;
+        Self { seeders, leechers: len - seeders, partial, completed }
+    }
+}
+
 /// Whom an asker may be given.
 #[derive(Clone, Copy, Debug)]
 pub struct Wish {
@@ -150,10 +158,8 @@ pub struct SwarmStore {
     seen: Seconds,
     swarms: Swarms,
     rng: Rng,
-    /// What windows of large lists begin at, together with the asker's endpoint, so that they can
-    /// be known before the announce; and for how many announces to come it stays the same.
-    windows: u64,
-    ahead: usize,
+    /// What is known of the announces and scrapes that are due.
+    hints: Hints,
     /// Those that were chosen last.
     choice: Choice,
     totals: Totals,
@@ -184,18 +190,12 @@ impl SwarmStore {
             seen: Seconds(0),
             swarms: Swarms::new(Hasher::new(key), bounds.memory_bytes, bounds.keep_peer_ids),
             rng,
-            windows: 0,
-            ahead: 0,
+            hints: Hints::default(),
             choice: Choice::new(),
             totals: Totals::default(),
             sweep: Sweep::default(),
             hand: 0,
         }
-    }
-
-    /// Where the windows of an announce to a large list begin, as [`Asker::chance`] says it.
-    fn window_chance(&self, endpoint: &Endpoint) -> u64 {
-        self.windows ^ self.swarms.lists.hasher.endpoint(endpoint)
     }
 
     /// Inserts or refreshes a peer, creating its swarm if need be, within the bounds.
@@ -204,26 +204,35 @@ impl SwarmStore {
         let stamp = self.clock.stamp(now);
         let (family, scope) = (arrival.endpoint.family(), arrival.scope);
         let chance = self.rng.next_u64();
-        // Announces that nobody was warned of have windows of their own.
-        match self.ahead.checked_sub(1) {
-            Some(ahead) => self.ahead = ahead,
-            None => self.windows = chance,
-        }
         let pick = u32::try_from(chance >> 32).expect("the upper half");
         let refresh = Refresh { now: stamp, report: arrival.report, id: &arrival.peer_id, pick };
 
         // A known peer of a swarm with one list: most announces are of this kind.
-        if let Some(swarm) = self.swarms.find(&arrival.info_hash) {
+        let (found, hint) = self.locate(&arrival.info_hash);
+        if let Some(swarm) = found {
             let head = self.swarms.lists.head(swarm);
             if head.is_only(family, scope) && !self.clock.is_expired(stamp, head.oldest) {
+                let guess = hint.map(|hint| hint.position);
                 let lists = &mut self.swarms.lists;
-                if let Some(refreshed) = lists.refresh_known(swarm, &arrival.endpoint, &refresh) {
-                    let chance = if lists.head(swarm).is_large() {
-                        self.window_chance(&arrival.endpoint)
-                    } else {
-                        chance
+                if let Some(renewed) = lists.renew(swarm, &arrival.endpoint, guess, &refresh) {
+                    let head = lists.head(swarm);
+                    // Windows of large lists begin where that was prefetched.
+                    let chance = match hint {
+                        Some(hint) if head.is_large() => hint.chance,
+                        _ => chance,
                     };
-                    return self.announced(stamp, swarm, (swarm, false), &refreshed, chance);
+                    let Renewed { position, stamp: before, census } = renewed;
+                    let counts = Counts::of_one(&census, head.completed);
+                    if head.is_on_probation() && self.came_back(stamp, before) {
+                        self.swarms.lists.establish(swarm);
+                    }
+                    return Announced {
+                        swarm: SwarmHandle(swarm),
+                        counts,
+                        asker: Asker { list: swarm, position, chance },
+                        joined: false,
+                        completed: false,
+                    };
                 }
             }
         }
@@ -269,7 +278,6 @@ impl SwarmStore {
     }
 
     /// What is left to do once a peer has been refreshed.
-    #[inline(always)]
     fn announced(
         &mut self,
         now: u16,
@@ -288,25 +296,26 @@ impl SwarmStore {
             head.completed = head.completed.saturating_add(1);
         }
         let head = lists.head(swarm);
-        let handle = SwarmHandle(swarm);
+        let is_on_probation = head.is_on_probation();
+        let swarm = SwarmHandle(swarm);
         let counts = if head.next().is_none() {
-            Counts {
-                seeders: after.seeders,
-                leechers: after.len - after.seeders,
-                partial: after.partial,
-                completed: head.completed,
-            }
+            Counts::of_one(&after, head.completed)
         } else {
-            self.counts(handle)
+            self.counts(swarm)
         };
-        if self.swarms.lists.head(swarm).is_on_probation() {
-            let came_back = !joined && self.clock.age_secs(now, stamp) >= CAME_BACK_SECS;
-            if came_back || joined && self.swarms.has_company(swarm, list, position) {
-                self.swarms.lists.establish(swarm);
+        if is_on_probation {
+            let came_back = !joined && self.came_back(now, stamp);
+            if came_back || joined && self.swarms.has_company(swarm.0, list, position) {
+                self.swarms.lists.establish(swarm.0);
             }
         }
         let asker = Asker { list, position, chance };
-        Announced { swarm: handle, counts, asker, joined, completed }
+        Announced { swarm, counts, asker, joined, completed }
+    }
+
+    /// Whether an announce now is one of a peer that stays, after one at `before`.
+    fn came_back(&self, now: u16, before: u16) -> bool {
+        self.clock.age_secs(now, before) >= CAME_BACK_SECS
     }
 
     /// Removes a peer that leaves; creates nothing. Returns whether it was there.
@@ -330,7 +339,7 @@ impl SwarmStore {
     /// The swarm of `info_hash`, with its expired peers gone; creates nothing.
     pub fn find(&mut self, now: Seconds, info_hash: &InfoHash) -> Option<SwarmHandle> {
         let now = self.pass_time(now);
-        let swarm = self.swarms.find(info_hash)?;
+        let swarm = self.locate(info_hash).0?;
         self.expire_swarm(self.clock.stamp(now), swarm).map(SwarmHandle)
     }
 
@@ -365,25 +374,23 @@ impl SwarmStore {
     /// What `choose_of_many` does, for one list.
     #[inline]
     fn choose_of_one(&mut self, list: Block, wish: &Wish, mut draws: Rng) {
-        let lists = &self.swarms.lists;
-        let census = lists.census(list);
-        let whom = (list, lists.head(list).family());
+        let census = self.swarms.lists.census(list);
         let asker = wish.asker.map(|asker| asker.position);
         let want = u32::from(wish.num_want);
         // A seeder sees leechers only.
-        let (from, seeders) = if wish.seeder { (census.seeders, 0) } else { (0, census.seeders) };
-        let all = Bucket::new(whom, from, census.len, asker);
+        let from = if wish.seeder { census.seeders } else { 0 };
+        let all = Bucket::new(list, from, census.len, asker);
         if all.size() <= want {
             self.choice.take(&all, all.behind_asker(), all.size());
             return;
         }
-        let leechers = Bucket::new(whom, census.seeders, census.len, asker);
-        let seeders = Bucket::new(whom, 0, seeders, asker);
-        let (begins, mut shares) = ([draws.next_u32(), draws.next_u32()], [0; 2]);
+        let leechers = Bucket::new(list, census.seeders, census.len, asker);
+        let seeders = Bucket::new(list, 0, census.seeders - from, asker);
+        let begins = [draws.next_u32(), draws.next_u32()];
+        let mut shares = [0; 2];
         apportion(draws.next_u32(), want, &[leechers.size(), seeders.size()], &mut shares);
-        for ((bucket, share), draw) in [leechers, seeders].iter().zip(shares).zip(begins) {
-            self.choice.take(bucket, begin(lists, bucket, draw), share);
-        }
+        self.choice.take(&leechers, leechers.begin(begins[0]), shares[0]);
+        self.choice.take(&seeders, seeders.begin(begins[1]), shares[1]);
     }
 
     /// Whether a list is of those the asker may be given.
@@ -406,12 +413,11 @@ impl SwarmStore {
             if !self.may_be_given(list, wish) {
                 continue;
             }
-            let family = head.family();
             let asker = wish.asker.filter(|asker| asker.list == list).map(|a| a.position);
-            buckets.push(Bucket::new((list, family), census.seeders, census.len, asker));
+            buckets.push(Bucket::new(list, census.seeders, census.len, asker));
             // A seeder sees leechers only.
             if !wish.seeder {
-                buckets.push(Bucket::new((list, family), 0, census.seeders, asker));
+                buckets.push(Bucket::new(list, 0, census.seeders, asker));
             }
         }
         let sizes: SmallVec<[u32; BUCKETS_MAX]> = buckets.iter().map(Bucket::size).collect();
@@ -419,7 +425,7 @@ impl SwarmStore {
         let want = u32::from(wish.num_want);
         apportion(draws.next_u32(), want, &sizes, &mut shares[..sizes.len()]);
         for (bucket, share) in buckets.iter().zip(shares) {
-            self.choice.take(bucket, begin(lists, bucket, draws.next_u32()), share);
+            self.choice.take(bucket, bucket.begin(draws.next_u32()), share);
         }
     }
 
@@ -529,16 +535,6 @@ impl SwarmStore {
 
 /// Seconds between two announces of a peer after which its swarm is taken for real.
 const CAME_BACK_SECS: u32 = 300;
-
-/// Where a window begins: at random, if chance has not chosen already.
-#[inline]
-fn begin(lists: &Lists, bucket: &Bucket, draw: u32) -> u32 {
-    match bucket.asker {
-        // It has just changed places with a random one of its kind.
-        Some(asker) if !lists.head(bucket.list).is_large() => asker + 1,
-        _ => bucket.begin(draw),
-    }
-}
 
 /// Moves a total by what one of its parts changed from and to.
 fn adjust(total: &mut u64, before: u32, after: u32) {

@@ -57,6 +57,17 @@ pub struct Refreshed {
     pub census: (Census, Census),
 }
 
+/// What an announce found that said nothing new.
+#[derive(Clone, Copy, Debug)]
+pub struct Renewed {
+    /// Where the peer stands now.
+    pub position: u32,
+    /// Its stamp before.
+    pub stamp: u16,
+    /// Who is in the list.
+    pub census: Census,
+}
+
 /// The columns of one list, and what finds the peers in them.
 pub trait List {
     /// How many there are.
@@ -71,14 +82,14 @@ pub trait List {
     fn set_id(&mut self, position: u32, id: &PeerId);
     /// Exchanges two different positions in every column and in the index.
     fn swap(&mut self, a: u32, b: u32);
-    /// Whether an announce changes places with another peer in such a list this time.
-    fn mixes(&self, pick: u32) -> bool;
+    /// Lets a peer that has just announced change places with others of its kind, so that the
+    /// order mixes; `pick` is random. Returns where it stands now.
+    fn mix(&mut self, position: u32, census: &Census, pick: u32) -> u32;
 
-    /// Applies an announce by the peer at `position`, which was in the list before.
-    ///
-    /// Most say nothing new but that the peer is still there.
-    #[inline]
-    fn refresh_known(&mut self, position: u32, announce: &Refresh<'_>) -> Refreshed {
+    /// Applies an announce that says nothing new but that the peer is still there, as most do.
+    /// `None`, and nothing is changed, if it does.
+    #[inline(always)]
+    fn renew(&mut self, position: u32, announce: &Refresh<'_>) -> Option<Renewed> {
         let Refresh { now, report, id, pick } = *announce;
         let (census, before) = (self.census(), self.stamp(position));
         let is_seeder = position < census.seeders;
@@ -87,29 +98,12 @@ pub trait List {
             || is_partial != (report.partial && !report.seeder)
             || report.completed && !is_seeder && before & COUNTED == 0;
         if is_new {
-            return self.refresh(position, false, announce);
+            return None;
         }
         self.set_stamp(position, now | before & (PARTIAL | COUNTED));
         self.set_id(position, id);
-        let position = if self.mixes(pick) { self.mix(position, &census, pick) } else { position };
-        Refreshed { position, completed: false, stamp: before, census: (census, census) }
-    }
-
-    /// Exchanges a peer with a random one of its kind; returns where it stands now.
-    #[inline]
-    fn mix(&mut self, position: u32, census: &Census, pick: u32) -> u32 {
-        let (from, to) = if position < census.seeders {
-            (0, census.seeders)
-        } else {
-            (census.seeders, census.len)
-        };
-        // Multiply and shift: even enough, and no division.
-        let wide = u64::from(pick) * u64::from(to - from);
-        let other = from + u32::try_from(wide >> 32).expect("below 2^32");
-        if other != position {
-            self.swap(position, other);
-        }
-        other
+        let position = self.mix(position, &census, pick);
+        Some(Renewed { position, stamp: before, census })
     }
 
     /// Applies an announce by the peer at `position`, which may have `joined` just now.
@@ -129,9 +123,7 @@ pub trait List {
         self.set_stamp(position, now | flags | if partial { PARTIAL } else { 0 });
         self.set_id(position, id);
         let mut position = self.move_over(position, report.seeder, &mut census);
-        if self.mixes(pick) {
-            position = self.mix(position, &census, pick);
-        }
+        position = self.mix(position, &census, pick);
         if census != old {
             self.set_census(census);
         }
@@ -169,6 +161,24 @@ pub trait List {
         }
         self.set_census(census);
     }
+}
+
+impl Census {
+    /// The positions of the kind that a position is of: where they begin and end.
+    #[must_use]
+    #[inline]
+    pub const fn kind(&self, position: u32) -> (u32, u32) {
+        if position < self.seeders { (0, self.seeders) } else { (self.seeders, self.len) }
+    }
+}
+
+/// One of the positions `from..to` that `pick` chooses.
+#[must_use]
+#[inline]
+pub fn choose(pick: u32, (from, to): (u32, u32)) -> u32 {
+    // Multiply and shift: even enough, and no division.
+    let wide = u64::from(pick) * u64::from(to - from);
+    from + u32::try_from(wide >> 32).expect("below 2^32")
 }
 
 /// The age of the oldest of some stamps; `None` if there are none.

@@ -85,8 +85,6 @@ impl<'a> Chunk<'a> {
 pub struct Bucket {
     /// Where they are.
     pub list: Block,
-    /// Their family.
-    pub family: Family,
     /// The first position.
     pub from: u32,
     /// The position after the last.
@@ -99,9 +97,12 @@ impl Bucket {
     /// The positions `from..to` of `list`, among which the asker may be.
     #[must_use]
     #[inline]
-    pub fn new((list, family): (Block, Family), from: u32, to: u32, asker: Option<u32>) -> Self {
-        let asker = asker.filter(|asker| (from..to).contains(asker));
-        Self { list, family, from, to, asker }
+    pub fn new(list: Block, from: u32, to: u32, asker: Option<u32>) -> Self {
+        match asker.filter(|asker| (from..to).contains(asker)) {
+            // At the end, where it stands in a small list, it divides nobody.
+            Some(asker) if asker + 1 == to => Self { list, from, to: asker, asker: None },
+            asker => Self { list, from, to, asker },
+        }
     }
 
     /// Where a window begins that `draw` chooses, of those that do not begin with the asker.
@@ -133,7 +134,6 @@ impl Bucket {
 #[derive(Clone, Copy, Debug)]
 struct Range {
     list: Block,
-    family: Family,
     from: u32,
     to: u32,
 }
@@ -161,10 +161,15 @@ impl<'a> Sample<'a> {
     /// Hands out the chosen peers in runs, none of them empty.
     #[inline]
     pub fn each(&self, mut each: impl FnMut(Chunk<'a>)) {
-        let Some(lists) = self.lists else { return };
-        for &Range { list, family, mut from, to } in self.ranges {
+        let (Some(lists), Some(first)) = (self.lists, self.ranges.first()) else { return };
+        let (mut of, mut column) = (first.list, lists.endpoints(first.list));
+        for &Range { list, mut from, to } in self.ranges {
+            if list != of {
+                (of, column) = (list, lists.endpoints(list));
+            }
+            let family = column.family();
             while from < to {
-                let (endpoints, end) = lists.endpoints(list, from, to);
+                let (endpoints, end) = column.stretch(from, to);
                 each(Chunk { family, endpoints, lists, list, from, to: end });
                 from = end;
             }
@@ -174,8 +179,9 @@ impl<'a> Sample<'a> {
     /// Chosen peers of `family`.
     #[must_use]
     pub fn count(&self, family: Family) -> usize {
-        let chosen = self.ranges.iter().filter(|range| range.family == family);
-        chosen.map(|range| (range.to - range.from) as usize).sum()
+        let Some(lists) = self.lists else { return 0 };
+        let is = |range: &&Range| lists.head(range.list).family() == family;
+        self.ranges.iter().filter(is).map(|range| (range.to - range.from) as usize).sum()
     }
 }
 
@@ -221,15 +227,15 @@ impl Choice {
     /// Adds the `take` places from `begin` on, around the end; `begin` may lie behind it.
     #[inline(always)]
     fn run(&mut self, bucket: &Bucket, begin: u32, take: u32) {
-        let Bucket { list, family, from, to, .. } = *bucket;
+        let Bucket { list, from, to, .. } = *bucket;
         let before_end = take.min(to.saturating_sub(begin));
         let behind = begin + before_end;
         if before_end > 0 {
-            self.ranges.push(Range { list, family, from: begin, to: behind });
+            self.ranges.push(Range { list, from: begin, to: behind });
         }
         if before_end < take {
             let from = from + behind.max(to) - to;
-            self.ranges.push(Range { list, family, from, to: from + take - before_end });
+            self.ranges.push(Range { list, from, to: from + take - before_end });
         }
     }
 }
@@ -280,7 +286,7 @@ mod tests {
     fn a_window_never_holds_the_asker_and_gives_everybody_the_same_chance() {
         let list = Block::from_number(1).expect("not 0");
         for asker in [None, Some(2), Some(5), Some(10)] {
-            let bucket = Bucket::new((list, Family::V4), 2, 11, asker);
+            let bucket = Bucket::new(list, 2, 11, asker);
             let mut seen = [0_u32; 11];
             for begin in (2..11).filter(|&begin| asker != Some(begin)) {
                 for take in 0..=bucket.size() {

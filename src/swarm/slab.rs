@@ -62,6 +62,14 @@ impl Block {
         self.0.get() as usize - 1
     }
 
+    /// What begins so many words behind its beginning.
+    #[must_use]
+    #[inline]
+    pub fn behind(self, words: usize) -> Self {
+        let number = u32::try_from(self.0.get() as usize + words).expect("a place in the memory");
+        Self(NonZeroU32::new(number).expect("not less than it was"))
+    }
+
     /// Whether it begins at a multiple of so many bytes.
     #[must_use]
     pub const fn is_aligned(self, bytes: usize) -> bool {
@@ -196,6 +204,8 @@ pub struct Slab {
     swarm_blocks: usize,
     /// Spans in use that are enough: above, nothing moves only to save memory.
     spans_enough: usize,
+    /// Spans that have been given up.
+    given_up: u64,
     /// A piece without spans in use that was not given back.
     spare: Option<usize>,
     /// Blocks marked.
@@ -217,6 +227,7 @@ impl Slab {
             spans_in_use: 0,
             swarm_blocks: 0,
             spans_enough: bytes / SPAN_BYTES,
+            given_up: 0,
             spare: None,
             marked: 0,
         }
@@ -225,6 +236,7 @@ impl Slab {
     /// Forgets all blocks and gives all memory back.
     pub fn clear(&mut self) {
         self.memory.clear();
+        self.given_up += 1;
         self.spans.fill(UNUSED);
         self.piece_spans.fill(0);
         (self.with_room, self.in_use) = ([[NONE; CLASSES]; 2], [[0; CLASSES]; 2]);
@@ -236,6 +248,14 @@ impl Slab {
     #[must_use]
     pub const fn bytes(&self) -> usize {
         self.spans_in_use * SPAN_BYTES
+    }
+
+    /// Spans that have been given up. While this stays the same, where a block of swarms was there
+    /// is one still, in use or free.
+    #[must_use]
+    #[inline]
+    pub const fn given_up(&self) -> u64 {
+        self.given_up
     }
 
     /// Spans that there are, in use or not: their numbers are below.
@@ -505,6 +525,7 @@ impl Slab {
         self.spans[number] = UNUSED;
         self.in_use[usage as usize][usize::from(class.0)] -= 1;
         self.spans_in_use -= 1;
+        self.given_up += 1;
         let piece = number / SPANS_PER_PIECE;
         self.piece_spans[piece] -= 1;
         if self.piece_spans[piece] == 0 {

@@ -2,7 +2,7 @@
 
 use super::layout::{HEAD_WORDS, Head, room};
 use super::machine::Needle;
-use super::peers::{Census, List};
+use super::peers::{Census, List, choose};
 use crate::limits::ENDPOINT_V4_BYTES;
 use crate::wire::id::PeerId;
 
@@ -25,23 +25,28 @@ pub fn position_of<const N: usize>(endpoints: &[[u8; N]], wanted: &[u8; N]) -> O
     Some(u32::try_from(found).expect("a small list"))
 }
 
-/// Where an endpoint of IPv4 stands among others: eight comparisons at a time.
+/// Where an endpoint of IPv4 stands among the first `len`: eight comparisons at a time, and what
+/// follows the `len` is compared too and passed over.
 #[inline]
 pub fn position_of_v4(
     endpoints: &[[u8; ENDPOINT_V4_BYTES]],
+    len: u8,
     wanted: &[u8; ENDPOINT_V4_BYTES],
 ) -> Option<u32> {
-    let (eights, rest) = endpoints.as_chunks::<8>();
+    let (eights, _) = endpoints.as_chunks::<8>();
     let needle = Needle::new(*wanted);
+    let Some(eights) = eights.get(..usize::from(len).div_ceil(8)) else {
+        return position_of(&endpoints[..usize::from(len)], wanted);
+    };
     for (number, eight) in eights.iter().enumerate() {
         let equal = needle.among(eight);
         if equal != 0 {
             let found = u32::try_from(8 * number).expect("a small list");
-            return Some(found + equal.trailing_zeros() / 3);
+            let found = found + equal.trailing_zeros() / 3;
+            return (found < u32::from(len)).then_some(found);
         }
     }
-    let behind = u32::try_from(endpoints.len() - rest.len()).expect("a small list");
-    position_of(rest, wanted).map(|found| behind + found)
+    None
 }
 
 /// A small list at work.
@@ -116,12 +121,20 @@ impl<const N: usize> List for Small<'_, N> {
         }
     }
 
-    #[inline]
-    fn mixes(&self, _pick: u32) -> bool {
-        true
+    /// The peer goes to the end of its kind, so that a window of the others is not cut in two, and
+    /// who was there to a random place.
+    #[inline(always)]
+    fn mix(&mut self, position: u32, census: &Census, pick: u32) -> u32 {
+        let (from, to) = census.kind(position);
+        let last = to - 1;
+        self.swap(position, last);
+        // All but the last.
+        let other = choose(pick, (from, last));
+        self.swap(if position == last { other } else { position }, other);
+        last
     }
 
-    #[inline]
+    #[inline(always)]
     fn swap(&mut self, a: u32, b: u32) {
         let (a, b) = (a as usize, b as usize);
         self.endpoints.swap(a, b);

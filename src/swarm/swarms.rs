@@ -7,7 +7,7 @@
 use super::hash::Hasher;
 use super::lists::{Lists, head_of};
 use super::slab::{Block, Slab};
-use super::table::{Keys, Table};
+use super::table::{Home, Keys, Table};
 use crate::wire::addr::{Endpoint, Family, Scope};
 use crate::wire::id::InfoHash;
 
@@ -52,11 +52,14 @@ impl Swarms {
     /// The swarm of `info_hash`.
     #[must_use]
     pub fn find(&self, info_hash: &InfoHash) -> Option<Block> {
-        let hash = self.lists.hasher.info_hash(info_hash);
-        let found = self
-            .index
-            .find(&self.lists.slab, hash, |number| self.lists.head(block(number)).is(info_hash));
-        found.map(block)
+        self.find_hashed(info_hash, self.lists.hasher.info_hash(info_hash))
+    }
+
+    /// The swarm of `info_hash`, whose hash is known.
+    #[must_use]
+    pub fn find_hashed(&self, info_hash: &InfoHash, hash: u64) -> Option<Block> {
+        let is = |number| self.lists.head(block(number)).is(info_hash);
+        self.index.find(&self.lists.slab, hash, is).map(block)
     }
 
     /// The lists of a swarm, the first one first.
@@ -164,8 +167,9 @@ impl Swarms {
     }
 
     /// Tells the processor that a swarm will be looked for.
-    pub fn prefetch(&self, hash: u64) {
-        self.index.prefetch(&self.lists.slab, hash);
+    #[inline]
+    pub fn prefetch(&self, hash: u64) -> Home {
+        self.index.prefetch(&self.lists.slab, hash)
     }
 
     /// Tells the processor that the swarm of a list will be looked for.
@@ -173,10 +177,11 @@ impl Swarms {
         self.prefetch(self.lists.hasher.info_hash(&self.lists.head(list).info_hash()));
     }
 
-    /// The block that probably is the swarm's: the first whose tag fits.
+    /// The block that probably is the swarm's.
     #[must_use]
-    pub fn guess(&self, hash: u64) -> Option<Block> {
-        self.index.find(&self.lists.slab, hash, |_| true).map(block)
+    #[inline]
+    pub fn guess(&self, home: Home, hash: u64) -> Option<Block> {
+        Table::guess(&self.lists.slab, home, hash).map(block)
     }
 
     /// Whether a swarm has a peer from another network (IPv4 address, IPv6 /64) than the one at
@@ -184,7 +189,7 @@ impl Swarms {
     #[must_use]
     pub fn has_company(&self, swarm: Block, list: Block, position: u32) -> bool {
         let network = |list: Block, at: u32| {
-            let (endpoint, _) = self.lists.endpoints(list, at, at + 1);
+            let (endpoint, _) = self.lists.endpoints(list).stretch(at, at + 1);
             let family = self.lists.head(list).family();
             let len = if family == Family::V4 { 4 } else { 8 };
             let mut network = [0; 8];

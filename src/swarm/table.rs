@@ -95,6 +95,10 @@ pub trait Keys {
     fn prefetch(&self, slab: &Slab, value: u32);
 }
 
+/// The bucket where an entry belongs, until the table changes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Home(Option<Block>);
+
 /// A place in a table.
 #[derive(Clone, Copy, Debug)]
 struct Place {
@@ -160,12 +164,20 @@ impl Table {
         }
     }
 
-    /// Tells the processor that a lookup of this hash follows.
+    /// Tells the processor that a lookup of this hash follows. Returns what [`Table::guess`] wants.
     #[inline]
-    pub fn prefetch(&self, slab: &Slab, hash: u64) {
-        if let Some(shard) = self.shards.get(self.shard(hash)) {
-            slab.prefetch(shard.block, shard.home(hash) * BUCKET_WORDS, 1);
-        }
+    pub fn prefetch(&self, slab: &Slab, hash: u64) -> Home {
+        let Some(shard) = self.shards.get(self.shard(hash)) else { return Home(None) };
+        let words = shard.home(hash) * BUCKET_WORDS;
+        slab.prefetch(shard.block, words, 1);
+        Home(Some(shard.block.behind(words)))
+    }
+
+    /// The value that probably is the one of this hash: the first in the bucket whose tag fits.
+    #[inline]
+    pub fn guess(slab: &Slab, home: Home, hash: u64) -> Option<u32> {
+        let bucket: &Bucket = bytemuck::cast_ref(slab.words::<BUCKET_WORDS>(home.0?));
+        bucket.find(tag_of(hash), |_| true).map(|slot| bucket.values[slot])
     }
 
     /// Whether a value with this hash can be added without more memory.

@@ -2,17 +2,43 @@
 //!
 //! Nobody changes here, and nothing depends on it but time. A lookup waits for main memory two to
 //! five times, each wait for an address that the one before brought; of 64 at once the waits of
-//! each kind overlap.
+//! each kind overlap. What was found on the way is kept as hints, which the announces and scrapes
+//! that follow verify and use.
 
 use smallvec::SmallVec;
 
 use super::SwarmStore;
 use super::sample::Bucket;
 use super::slab::Block;
+use super::table::Home;
 use crate::limits::BATCH_MAX;
 use crate::rng::Rng;
 use crate::wire::addr::Endpoint;
 use crate::wire::id::InfoHash;
+
+/// What is probably true of an announce or a scrape that is due.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hint {
+    /// The hash of the swarm's name. This one is sure, if the hint is for that swarm at all.
+    hash: u64,
+    /// The swarm.
+    swarm: Option<Block>,
+    /// Where the peer stands, if its list is large.
+    pub position: u32,
+    /// What the windows of a large list begin at.
+    pub chance: u64,
+}
+
+/// The hints for what is due, in its order.
+#[derive(Debug, Default)]
+pub(super) struct Hints {
+    all: Vec<Hint>,
+    /// The next one.
+    next: usize,
+    /// Spans that had been given up: a later one may have taken the place of a swarm for something
+    /// that only looks like a swarm.
+    given_up: u64,
+}
 
 impl SwarmStore {
     /// Prepares for what is due next, a batch of it, so that the memory latencies overlap here
@@ -24,57 +50,96 @@ impl SwarmStore {
     /// bucket's entry is taken for the swarm's by a byte of its hash): then a prefetch was wasted,
     /// no more.
     pub fn warm(&mut self, due: &[(InfoHash, Option<Endpoint>)]) {
-        (self.windows, self.ahead) = (self.rng.next_u64(), 0);
+        let given_up = self.swarms.lists.slab.given_up();
+        let mut hints = std::mem::take(&mut self.hints);
+        (hints.next, hints.given_up) = (0, given_up);
+        hints.all.clear();
+        let windows = self.rng.next_u64();
         // In parts of the same size: the last one overlaps as much as the others.
         let parts = due.len().div_ceil(BATCH_MAX).max(1);
         for due in due.chunks(due.len().div_ceil(parts).max(1)) {
-            self.warm_part(due);
+            self.warm_part(due, windows, &mut hints.all);
         }
+        self.hints = hints;
     }
 
-    fn warm_part(&mut self, due: &[(InfoHash, Option<Endpoint>)]) {
+    fn warm_part(
+        &self,
+        due: &[(InfoHash, Option<Endpoint>)],
+        windows: u64,
+        hints: &mut Vec<Hint>,
+    ) {
         let lists = &self.swarms.lists;
-        let mut hashes = [0; BATCH_MAX];
-        let mut swarms = [None; BATCH_MAX];
-        for (hash, (info_hash, _)) in hashes.iter_mut().zip(due) {
-            *hash = lists.hasher.info_hash(info_hash);
-            self.swarms.prefetch(*hash);
-        }
-        for (swarm, hash) in swarms.iter_mut().zip(&hashes[..due.len()]) {
-            *swarm = self.swarms.guess(*hash);
-            if let Some(swarm) = *swarm {
+        let mut homes = [Home::default(); BATCH_MAX];
+        let from = hints.len();
+        hints.extend(due.iter().zip(&mut homes).map(|((info_hash, _), home)| {
+            let hash = lists.hasher.info_hash(info_hash);
+            *home = self.swarms.prefetch(hash);
+            Hint { hash, swarm: None, position: 0, chance: windows }
+        }));
+        let hints = &mut hints[from..];
+        for (hint, home) in hints.iter_mut().zip(homes) {
+            hint.swarm = self.swarms.guess(home, hint.hash);
+            if let Some(swarm) = hint.swarm {
                 lists.prefetch_first(swarm);
             }
         }
-        let mut large: SmallVec<[(Block, Endpoint); BATCH_MAX]> = SmallVec::new();
-        for (swarm, (_, endpoint)) in swarms.iter().zip(due) {
-            self.ahead += usize::from(endpoint.is_some());
-            if let (Some(swarm), Some(endpoint)) = (swarm, endpoint)
-                && lists.prefetch(*swarm)
+        let mut large: SmallVec<[(Block, &Endpoint, &mut Hint); BATCH_MAX]> = SmallVec::new();
+        for (hint, (_, endpoint)) in hints.iter_mut().zip(due) {
+            if let (Some(swarm), Some(endpoint)) = (hint.swarm, endpoint)
+                && lists.prefetch(swarm)
             {
-                large.push((*swarm, *endpoint));
+                large.push((swarm, endpoint, hint));
             }
         }
-        for (swarm, endpoint) in &large {
-            lists.prefetch_index(*swarm, endpoint);
+        for ((list, endpoint, hint), home) in large.iter_mut().zip(&mut homes) {
+            let hash = lists.hasher.endpoint(endpoint);
+            hint.chance ^= hash;
+            *home = lists.prefetch_index(*list, hash);
         }
-        for (swarm, endpoint) in &large {
-            lists.prefetch_peer(*swarm, endpoint);
-            self.prefetch_windows(*swarm, endpoint);
+        for ((list, endpoint, hint), home) in large.into_iter().zip(homes) {
+            hint.position = lists.prefetch_peer(list, home, hint.chance ^ windows);
+            self.prefetch_windows(list, endpoint, hint.chance);
         }
     }
 
     /// Tells the processor where the windows of a large list's answer will begin, if the asker is a
     /// leecher, as most are.
-    fn prefetch_windows(&self, list: Block, endpoint: &Endpoint) {
+    fn prefetch_windows(&self, list: Block, endpoint: &Endpoint, chance: u64) {
         let (lists, family) = (&self.swarms.lists, endpoint.family());
         if lists.head(list).family() == family {
             let census = lists.census(list);
-            let mut draws = Rng::new(self.window_chance(endpoint));
+            let mut draws = Rng::new(chance);
             for (from, to) in [(census.seeders, census.len), (0, census.seeders)] {
-                let bucket = Bucket::new((list, family), from, to, None);
+                let bucket = Bucket::new(list, from, to, None);
                 lists.prefetch_window(list, bucket.begin(draws.next_u32()));
             }
         }
+    }
+
+    /// The swarm of `info_hash`, and what else is known of who asks for it.
+    #[inline]
+    pub(super) fn locate(&mut self, info_hash: &InfoHash) -> (Option<Block>, Option<Hint>) {
+        if let Some(&hint) = self.hints.all.get(self.hints.next)
+            && self.hints.given_up == self.swarms.lists.slab.given_up()
+            && let Some(swarm) = hint.swarm
+            && self.swarms.lists.head(swarm).is_swarm(info_hash)
+        {
+            self.hints.next += 1;
+            return (hint.swarm, Some(hint));
+        }
+        (self.locate_anew(info_hash), None)
+    }
+
+    /// What [`SwarmStore::locate`] does without a hint. The hint goes that would have been the
+    /// swarm's.
+    #[inline(never)]
+    fn locate_anew(&mut self, info_hash: &InfoHash) -> Option<Block> {
+        let hash = self.swarms.lists.hasher.info_hash(info_hash);
+        let ahead = self.hints.all.iter().skip(self.hints.next);
+        if let Some(skipped) = ahead.map(|hint| hint.hash).position(|other| other == hash) {
+            self.hints.next += skipped + 1;
+        }
+        self.swarms.find_hashed(info_hash, hash)
     }
 }
