@@ -17,13 +17,14 @@ use crate::wire::id::PeerId;
 
 /// One announce in so many changes places in a large list: each change costs three cache lines
 /// more, and in a long list windows begin at a different place each time anyway.
-const MIXES_ONE_IN: u32 = 4;
+const MIXES_ONE_IN: u32 = 8;
 
 /// Cache lines of a window that are prefetched; the processor sees by itself how it goes on.
 pub const WINDOW_LINES: usize = 3;
 
-/// What a large list holds besides the head of its block.
+/// What a large list holds besides the head of its block; two cache lines.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct Large {
     /// How many there are.
     pub census: Census,
@@ -71,6 +72,7 @@ impl Runs {
     }
 
     /// The run of a position and the place in it.
+    #[inline(always)]
     const fn locate(&self, position: u32) -> (usize, usize) {
         ((position >> self.shift) as usize, position as usize & (self.full() - 1))
     }
@@ -103,6 +105,7 @@ impl Runs {
 
     /// The stretch of `from..to` that lies in the run of `from`: its run, and from where to where.
     #[must_use]
+    #[inline(always)]
     pub fn stretch(&self, from: u32, to: u32) -> (usize, usize, usize) {
         let (run, at) = self.locate(from);
         (run, at, (at + (to - from) as usize).min(self.full()))
@@ -110,6 +113,7 @@ impl Runs {
 
     /// The endpoints of `from..to`, as far as they lie in one run, and where that ends.
     #[must_use]
+    #[inline(always)]
     pub fn endpoints<'a>(&self, slab: &'a Slab, from: u32, to: u32) -> (&'a [u8], u32) {
         let (run, at, end) = self.stretch(from, to);
         let stride = self.shape.stride;
@@ -127,11 +131,13 @@ impl Runs {
 
     /// The stamp at a position.
     #[must_use]
+    #[inline(always)]
     pub fn stamp(&self, slab: &Slab, position: u32) -> u16 {
         let (run, at) = self.stamp_place(position);
         bytemuck::pod_read_unaligned(&slab.get(self.blocks[run], at + size_of::<u16>())[at..])
     }
 
+    #[inline(always)]
     fn set_stamp(&self, slab: &mut Slab, position: u32, stamp: u16) {
         let (run, at) = self.stamp_place(position);
         slab.get_mut(self.blocks[run], at + size_of::<u16>())[at..]
@@ -139,7 +145,7 @@ impl Runs {
     }
 
     /// The run of a stamp, and its place in the block.
-    #[inline]
+    #[inline(always)]
     fn stamp_place(&self, position: u32) -> (usize, usize) {
         let (run, at) = self.locate(position);
         (run, self.room(run) * self.shape.stride + at * size_of::<u16>())
@@ -167,10 +173,19 @@ impl Runs {
 
     /// The compact endpoint at a position.
     #[must_use]
+    #[inline]
     pub fn endpoint<'a>(&self, slab: &'a Slab, position: u32) -> &'a [u8] {
         let (run, at) = self.locate(position);
         let start = at * self.shape.stride;
         &slab.get(self.blocks[run], start + self.shape.stride)[start..]
+    }
+
+    /// The compact endpoint at a position, if those of the list have `N` bytes.
+    #[inline(always)]
+    fn endpoint_of<'a, const N: usize>(&self, slab: &'a Slab, position: u32) -> &'a [u8; N] {
+        let (run, at) = self.locate(position);
+        let endpoint = slab.get(self.blocks[run], at * N + N)[at * N..].first_chunk();
+        endpoint.expect("so many bytes")
     }
 
     /// The stamps of a run's peers, of `len` in all, and the position of the first.
@@ -265,15 +280,19 @@ impl Large {
     /// Where an endpoint stands.
     #[must_use]
     pub fn find(&self, slab: &Slab, hasher: &Hasher, endpoint: &Endpoint) -> Option<u32> {
-        let wanted = endpoint.as_bytes();
-        let hash = hasher.compact(wanted);
-        self.index.find(slab, hash, |position| self.runs.endpoint(slab, position) == wanted)
+        let hash = hasher.endpoint(endpoint);
+        self.index.find(slab, hash, |position| self.is_at(slab, position, endpoint))
     }
 
-    /// Whether `endpoint` stands at a position, which may be none.
+    /// Whether `endpoint`, which is of the list's family, stands at a position, which may be none.
     #[must_use]
+    #[inline(always)]
     pub fn is_at(&self, slab: &Slab, position: u32, endpoint: &Endpoint) -> bool {
-        position < self.census.len && self.runs.endpoint(slab, position) == endpoint.as_bytes()
+        position < self.census.len
+            && match endpoint {
+                Endpoint::V4(wanted) => self.runs.endpoint_of(slab, position) == wanted,
+                Endpoint::V6(wanted) => self.runs.endpoint_of(slab, position) == wanted,
+            }
     }
 
     /// Tells the processor that an endpoint of this hash will be looked for.
@@ -432,10 +451,12 @@ impl List for LargeList<'_> {
         self.large.census = census;
     }
 
+    #[inline(always)]
     fn stamp(&self, position: u32) -> u16 {
         self.large.runs.stamp(self.slab, position)
     }
 
+    #[inline(always)]
     fn set_stamp(&mut self, position: u32, stamp: u16) {
         self.large.runs.set_stamp(self.slab, position, stamp);
     }

@@ -33,7 +33,7 @@ use self::expiry::Sweep;
 use self::hash::Hasher;
 use self::layout::Clock;
 use self::peers::{Census, Refresh, Refreshed, Renewed};
-use self::sample::{BUCKETS_MAX, Bucket, Choice, apportion};
+use self::sample::{BUCKETS_MAX, Bucket, Choice, apportion, apportion_two};
 use self::slab::Block;
 use self::swarms::Swarms;
 use self::warm::Hints;
@@ -374,21 +374,22 @@ impl SwarmStore {
     /// What `choose_of_many` does, for one list.
     #[inline]
     fn choose_of_one(&mut self, list: Block, wish: &Wish, mut draws: Rng) {
-        let census = self.swarms.lists.census(list);
+        let Census { len, seeders, .. } = self.swarms.lists.census(list);
         let asker = wish.asker.map(|asker| asker.position);
         let want = u32::from(wish.num_want);
         // A seeder sees leechers only.
-        let from = if wish.seeder { census.seeders } else { 0 };
-        let all = Bucket::new(list, from, census.len, asker);
-        if all.size() <= want {
-            self.choice.take(&all, all.behind_asker(), all.size());
+        let from = if wish.seeder { seeders } else { 0 };
+        let among = asker.filter(|&asker| asker >= from);
+        if len - from <= want + u32::from(among.is_some()) {
+            let asker = among.unwrap_or(len);
+            self.choice.add(list, from, asker);
+            self.choice.add(list, asker + 1, len);
             return;
         }
-        let leechers = Bucket::new(list, census.seeders, census.len, asker);
-        let seeders = Bucket::new(list, 0, census.seeders - from, asker);
+        let leechers = Bucket::new(list, seeders, len, asker);
+        let seeders = Bucket::new(list, 0, seeders - from, asker);
         let begins = [draws.next_u32(), draws.next_u32()];
-        let mut shares = [0; 2];
-        apportion(draws.next_u32(), want, &[leechers.size(), seeders.size()], &mut shares);
+        let shares = apportion_two(draws.next_u32(), want, [leechers.size(), seeders.size()]);
         self.choice.take(&leechers, leechers.begin(begins[0]), shares[0]);
         self.choice.take(&seeders, seeders.begin(begins[1]), shares[1]);
     }

@@ -49,6 +49,22 @@ pub fn apportion(draw: u32, want: u32, sizes: &[u32], shares: &mut [u32]) {
     }
 }
 
+/// What [`apportion`] gives to each of two buckets whose sizes exceed `want` together.
+#[inline]
+#[must_use]
+pub fn apportion_two(draw: u32, want: u32, sizes: [u32; 2]) -> [u32; 2] {
+    let total = u64::from(sizes[0]) + u64::from(sizes[1]);
+    debug_assert!(total > u64::from(want) && u32::try_from(total).is_ok());
+    let offset = (u64::from(draw) * total) >> 32;
+    let first = (u64::from(want) * u64::from(sizes[0]) + offset) / total;
+    let first = u32::try_from(first).expect("at most `want`");
+    // One of each kind at least, if there is one and more than one is wanted.
+    let least = u32::from(sizes[0] > 0 && want > 1);
+    let most = want - u32::from(sizes[1] > 0 && want > 1);
+    let first = first.max(least).min(most);
+    [first, want - first]
+}
+
 /// A run of chosen peers of one family, borrowed from their list.
 #[derive(Clone, Copy, Debug)]
 pub struct Chunk<'a> {
@@ -113,13 +129,6 @@ impl Bucket {
         let wide = u64::from(draw) * u64::from(self.size());
         let begin = self.from + u32::try_from(wide >> 32).expect("below 2^32");
         begin + u32::from(self.asker.is_some_and(|asker| asker <= begin))
-    }
-
-    /// Where a window begins that comes to the asker last, if at all.
-    #[must_use]
-    #[inline]
-    pub fn behind_asker(&self) -> u32 {
-        self.asker.map_or(self.from, |asker| asker + 1)
     }
 
     /// How many can be chosen.
@@ -230,12 +239,16 @@ impl Choice {
         let Bucket { list, from, to, .. } = *bucket;
         let before_end = take.min(to.saturating_sub(begin));
         let behind = begin + before_end;
-        if before_end > 0 {
-            self.ranges.push(Range { list, from: begin, to: behind });
-        }
-        if before_end < take {
-            let from = from + behind.max(to) - to;
-            self.ranges.push(Range { list, from, to: from + take - before_end });
+        self.add(list, begin, behind);
+        let from = from + behind.max(to) - to;
+        self.add(list, from, from + take - before_end);
+    }
+
+    /// Adds the peers at `from..to`, if that is anybody.
+    #[inline(always)]
+    pub fn add(&mut self, list: Block, from: u32, to: u32) {
+        if from < to {
+            self.ranges.push(Range { list, from, to });
         }
     }
 }
@@ -259,6 +272,11 @@ mod tests {
             apportion(rng.next_u32(), want, &sizes, &mut shares);
             let total: u32 = sizes.iter().sum();
             assert_eq!(shares.iter().sum::<u32>(), total.min(want));
+            if sizes[0] + sizes[1] > want {
+                let (draw, two, mut shares) = (rng.next_u32(), [sizes[0], sizes[1]], [0; 2]);
+                apportion(draw, want, &two, &mut shares);
+                assert_eq!(apportion_two(draw, want, two), shares, "{want} of {two:?}");
+            }
             let kinds = sizes.iter().filter(|&&size| size > 0).count();
             for (share, size) in shares.iter().zip(sizes) {
                 assert!(*share <= size);
