@@ -112,6 +112,7 @@ impl SwarmStore {
     }
 
     /// Removes the expired peers of one swarm, which may move; `None` if that was all there was.
+    #[inline]
     pub(super) fn expire_swarm(&mut self, now: u16, swarm: Block) -> Option<Block> {
         let lists = &self.swarms.lists;
         let mut at = Some(swarm);
@@ -154,10 +155,16 @@ impl SwarmStore {
     /// is so late that stamps would wrap around.
     ///
     /// Returns the time to go by, which never steps back.
+    #[inline]
     pub(super) fn pass_time(&mut self, now: Seconds) -> Seconds {
-        if now <= self.seen {
-            return self.seen;
+        if now > self.seen {
+            self.pass_on(now);
         }
+        self.seen
+    }
+
+    #[inline(never)]
+    fn pass_on(&mut self, now: Seconds) {
         if now.since(self.seen) > self.bounds.peer_ttl_secs {
             let (seeders, leechers) = (self.totals.seeders, self.totals.leechers);
             self.totals.expired_peers += seeders.iter().chain(&leechers).sum::<u64>();
@@ -174,6 +181,5 @@ impl SwarmStore {
             }
             self.sweep.complete = now;
         }
-        now
     }
 }

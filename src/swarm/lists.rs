@@ -4,7 +4,7 @@ use super::hash::Hasher;
 use super::large::{Large, LargeList, Runs, WINDOW_LINES};
 use super::layout::{Clock, Columns, HEAD_BYTES, HEAD_WORDS, Head, SMALL_MAX, Shape, room};
 use super::machine::prefetch;
-use super::peers::{Census, List, Refresh, Refreshed, Renewed, oldest_age};
+use super::peers::{Census, List, Refresh, Refreshed, Renewed, News, oldest_age};
 use super::table::Home;
 use super::slab::{BLOCK_BYTES_MAX, Block, Class, Slab, Use};
 use super::small::{Small, census_of, position_of, position_of_v4};
@@ -211,6 +211,9 @@ impl Lists {
 
     /// Applies an announce by `endpoint` if it is in the list and says nothing new: the way of most
     /// announces. `guess` is where it may stand in a large list.
+    ///
+    /// # Errors
+    /// What else there is to do; nothing is changed then.
     #[inline(always)]
     pub fn renew(
         &mut self,
@@ -218,19 +221,20 @@ impl Lists {
         endpoint: &Endpoint,
         guess: Option<u32>,
         announce: &Refresh<'_>,
-    ) -> Option<Renewed> {
+    ) -> Result<Renewed, News> {
         let head = self.head(list);
         if head.is_large() {
             return self.renew_large(list, endpoint, guess, announce);
         }
         match endpoint {
             Endpoint::V4(endpoint) => {
-                let position = position_of_v4(self.behind_head(list), head.len, endpoint)?;
+                let position = position_of_v4(self.behind_head(list), head.len, endpoint);
+                let position = position.ok_or(News::Newcomer)?;
                 self.small_mut::<ENDPOINT_V4_BYTES>(list).renew(position, announce)
             }
             Endpoint::V6(endpoint) => {
                 let mut small = self.small_mut::<ENDPOINT_V6_BYTES>(list);
-                let position = position_of(small.endpoints(), endpoint)?;
+                let position = position_of(small.endpoints(), endpoint).ok_or(News::Newcomer)?;
                 small.renew(position, announce)
             }
         }
@@ -243,11 +247,12 @@ impl Lists {
         endpoint: &Endpoint,
         guess: Option<u32>,
         announce: &Refresh<'_>,
-    ) -> Option<Renewed> {
+    ) -> Result<Renewed, News> {
         let large = self.large(list);
         let position = guess
             .filter(|&guess| large.is_at(&self.slab, guess, endpoint))
-            .or_else(|| large.find(&self.slab, &self.hasher, endpoint))?;
+            .or_else(|| large.find(&self.slab, &self.hasher, endpoint))
+            .ok_or(News::Newcomer)?;
         self.large_mut(list).renew(position, announce)
     }
 
@@ -433,15 +438,25 @@ impl Lists {
         self.slab.prefetch(list, SECOND, 1);
     }
 
+    /// Tells the processor that a list will be counted; the first lines have come. Returns whether
+    /// it is large.
+    #[inline]
+    pub fn prefetch_census(&self, list: Block) -> bool {
+        let is_large = self.head(list).is_large();
+        if is_large {
+            prefetch(&self.larges[self.number(list) as usize]);
+        }
+        is_large
+    }
+
     /// Tells the processor that an announce to this list follows; the first lines have come.
     /// Returns whether the list is large.
     #[inline]
     pub fn prefetch(&self, list: Block) -> bool {
-        let head = self.head(list);
-        if head.is_large() {
-            prefetch(&self.larges[self.number(list) as usize]);
+        if self.prefetch_census(list) {
             return true;
         }
+        let head = self.head(list);
         let words = head.class().bytes() / size_of::<u32>();
         if words > SECOND + 1 {
             self.slab.prefetch(list, SECOND + LINE_WORDS, (words - SECOND) / LINE_WORDS);

@@ -32,11 +32,11 @@ use smallvec::SmallVec;
 use self::expiry::Sweep;
 use self::hash::Hasher;
 use self::layout::Clock;
-use self::peers::{Census, Refresh, Refreshed, Renewed};
+use self::peers::{Census, News, Refresh, Refreshed, Renewed};
 use self::sample::{BUCKETS_MAX, Bucket, Choice, apportion, apportion_two};
 use self::slab::Block;
 use self::swarms::Swarms;
-use self::warm::Hints;
+use self::warm::{Hint, Hints};
 use crate::rng::Rng;
 use crate::time::Seconds;
 use crate::wire::addr::{Endpoint, Family, Scope};
@@ -209,57 +209,73 @@ impl SwarmStore {
 
         // A known peer of a swarm with one list: most announces are of this kind.
         let (found, hint) = self.locate(&arrival.info_hash);
+        let mut news = News::Unknown;
         if let Some(swarm) = found {
             let head = self.swarms.lists.head(swarm);
             if head.is_only(family, scope) && !self.clock.is_expired(stamp, head.oldest) {
                 let guess = hint.map(|hint| hint.position);
                 let lists = &mut self.swarms.lists;
-                if let Some(renewed) = lists.renew(swarm, &arrival.endpoint, guess, &refresh) {
-                    let head = lists.head(swarm);
-                    // Windows of large lists begin where that was prefetched.
-                    let chance = match hint {
-                        Some(hint) if head.is_large() => hint.chance,
-                        _ => chance,
-                    };
-                    let Renewed { position, stamp: before, census } = renewed;
-                    let counts = Counts::of_one(&census, head.completed);
-                    if head.is_on_probation() && self.came_back(stamp, before) {
-                        self.swarms.lists.establish(swarm);
-                    }
-                    return Announced {
-                        swarm: SwarmHandle(swarm),
-                        counts,
-                        asker: Asker { list: swarm, position, chance },
-                        joined: false,
-                        completed: false,
-                    };
+                match lists.renew(swarm, &arrival.endpoint, guess, &refresh) {
+                    Ok(renewed) => return self.renewed(stamp, swarm, &renewed, chance, hint),
+                    Err(other) => news = other,
                 }
             }
         }
 
-        self.announce_anew(now, arrival, &refresh, chance)
+        self.announce_anew(now, arrival, &refresh, (found, news), chance)
     }
 
-    /// An announce that may change more than one peer.
+    /// What is left to do once a peer has said nothing new.
+    #[inline(always)]
+    fn renewed(
+        &mut self,
+        now: u16,
+        swarm: Block,
+        renewed: &Renewed,
+        chance: u64,
+        hint: Option<Hint>,
+    ) -> Announced {
+        let head = self.swarms.lists.head(swarm);
+        // Windows of large lists begin where that was prefetched.
+        let chance = match hint {
+            Some(hint) if head.is_large() => hint.chance,
+            _ => chance,
+        };
+        let Renewed { position, stamp: before, ref census } = *renewed;
+        let counts = Counts::of_one(census, head.completed);
+        if head.is_on_probation() && self.came_back(now, before) {
+            self.swarms.lists.establish(swarm);
+        }
+        let asker = Asker { list: swarm, position, chance };
+        Announced { swarm: SwarmHandle(swarm), counts, asker, joined: false, completed: false }
+    }
+
+    /// An announce that may change more than one peer. The swarm was `found`, and if it has one
+    /// list that fits, the peer was looked for.
     #[inline(never)]
     fn announce_anew(
         &mut self,
         now: Seconds,
         arrival: &Arrival,
         refresh: &Refresh<'_>,
+        (mut found, mut news): (Option<Block>, News),
         chance: u64,
     ) -> Announced {
         let stamp = refresh.now;
         let (family, scope) = (arrival.endpoint.family(), arrival.scope);
-        // From here on memory may be needed, and what makes room may move or remove any swarm.
-        self.make_room(now, arrival);
-        let mut swarm = self
-            .swarms
-            .find(&arrival.info_hash)
+        // Memory may be needed, and what makes room may move or remove any swarm.
+        if self.make_room(now, arrival) {
+            (found, news) = (self.swarms.find(&arrival.info_hash), News::Unknown);
+        }
+        let mut swarm = found
             .and_then(|swarm| self.expire_swarm(stamp, swarm))
             .unwrap_or_else(|| self.swarms.insert(&arrival.info_hash, family, scope));
         let mut list = self.swarms.list(swarm, family, scope);
-        let known = list.and_then(|list| self.swarms.lists.find(list, &arrival.endpoint));
+        let known = match (news, list) {
+            (News::Of(position), _) => Some(position),
+            (News::Unknown, Some(list)) => self.swarms.lists.find(list, &arrival.endpoint),
+            (News::Newcomer, _) | (_, None) => None,
+        };
         if known.is_none() && self.is_full(swarm) {
             self.remove_oldest_peer(stamp, &mut swarm);
             list = self.swarms.list(swarm, family, scope);
@@ -298,11 +314,7 @@ impl SwarmStore {
         let head = lists.head(swarm);
         let is_on_probation = head.is_on_probation();
         let swarm = SwarmHandle(swarm);
-        let counts = if head.next().is_none() {
-            Counts::of_one(&after, head.completed)
-        } else {
-            self.counts(swarm)
-        };
+        let counts = self.counts(swarm);
         if is_on_probation {
             let came_back = !joined && self.came_back(now, stamp);
             if came_back || joined && self.swarms.has_company(swarm.0, list, position) {
@@ -345,10 +357,14 @@ impl SwarmStore {
 
     /// Who is in a swarm.
     #[must_use]
+    #[inline]
     pub fn counts(&self, handle: SwarmHandle) -> Counts {
         let lists = &self.swarms.lists;
-        let mut counts = Counts { completed: lists.head(handle.0).completed, ..Counts::default() };
-        for list in self.swarms.lists_of(handle.0) {
+        let head = lists.head(handle.0);
+        let mut counts = Counts::of_one(&lists.census(handle.0), head.completed);
+        let mut at = head.next();
+        while let Some(list) = at {
+            at = lists.head(list).next();
             let census = lists.census(list);
             counts.seeders += census.seeders;
             counts.leechers += census.len - census.seeders;

@@ -68,6 +68,17 @@ pub struct Renewed {
     pub census: Census,
 }
 
+/// What makes an announce more than a renewal.
+#[derive(Clone, Copy, Debug)]
+pub enum News {
+    /// Nobody looked whether the peer is known.
+    Unknown,
+    /// The peer is not in the list.
+    Newcomer,
+    /// The peer stands here, and says something new.
+    Of(u32),
+}
+
 /// The columns of one list, and what finds the peers in them.
 pub trait List {
     /// How many there are.
@@ -87,9 +98,11 @@ pub trait List {
     fn mix(&mut self, position: u32, census: &Census, pick: u32) -> u32;
 
     /// Applies an announce that says nothing new but that the peer is still there, as most do.
-    /// `None`, and nothing is changed, if it does.
+    ///
+    /// # Errors
+    /// [`News`], and nothing is changed, if it says more.
     #[inline(always)]
-    fn renew(&mut self, position: u32, announce: &Refresh<'_>) -> Option<Renewed> {
+    fn renew(&mut self, position: u32, announce: &Refresh<'_>) -> Result<Renewed, News> {
         let Refresh { now, report, id, pick } = *announce;
         let (census, before) = (self.census(), self.stamp(position));
         let is_seeder = position < census.seeders;
@@ -98,12 +111,12 @@ pub trait List {
             || is_partial != (report.partial && !report.seeder)
             || report.completed && !is_seeder && before & COUNTED == 0;
         if is_new {
-            return None;
+            return Err(News::Of(position));
         }
         self.set_stamp(position, now | before & (PARTIAL | COUNTED));
         self.set_id(position, id);
         let position = self.mix(position, &census, pick);
-        Some(Renewed { position, stamp: before, census })
+        Ok(Renewed { position, stamp: before, census })
     }
 
     /// Applies an announce by the peer at `position`, which may have `joined` just now.

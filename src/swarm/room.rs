@@ -32,10 +32,13 @@ enum Victims {
 
 impl SwarmStore {
     /// Removes whole swarms, the least valuable first, until an announce fits into the budget.
-    pub(super) fn make_room(&mut self, now: Seconds, arrival: &Arrival) {
-        if !self.fits(arrival) {
+    /// Returns whether it had to: any swarm may have moved or gone then.
+    pub(super) fn make_room(&mut self, now: Seconds, arrival: &Arrival) -> bool {
+        let fits = self.fits(arrival);
+        if !fits {
             self.clear_spans(now, arrival);
         }
+        !fits
     }
 
     /// Whether there is memory to spare, or an announce needs none of it.

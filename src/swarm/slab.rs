@@ -87,9 +87,15 @@ impl Block {
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Class(u8);
 
+/// Bytes of the smallest block, and of the steps to the next classes.
+const SIZE_MIN: usize = 44;
+const STEP: usize = 8;
+/// Bytes up to which all steps are the same.
+const STEPS_UP_TO: usize = 124;
+
 const SIZES: [u16; CLASSES] = {
     let mut sizes = [0; CLASSES];
-    let (mut class, mut size, mut step) = (0, 44_u16, 8);
+    let (mut class, mut size, mut step) = (0, SIZE_MIN as u16, STEP as u16);
     while class < CLASSES {
         sizes[class] = size;
         class += 1;
@@ -116,7 +122,13 @@ impl Class {
     /// If no block is that large.
     #[must_use]
     pub fn of(bytes: usize) -> Self {
-        let class = SIZES.partition_point(|&size| usize::from(size) < bytes);
+        // Most are small, where classes are a step apart.
+        let class = bytes.saturating_sub(SIZE_MIN).div_ceil(STEP);
+        let class = if bytes <= STEPS_UP_TO {
+            class
+        } else {
+            SIZES.partition_point(|&size| usize::from(size) < bytes)
+        };
         assert!(class < CLASSES, "{bytes} bytes are too many for a block");
         Self(u8::try_from(class).expect("classes are few"))
     }

@@ -86,10 +86,11 @@ impl SwarmStore {
         }
         let mut large: SmallVec<[(Block, &Endpoint, &mut Hint); BATCH_MAX]> = SmallVec::new();
         for (hint, (_, endpoint)) in hints.iter_mut().zip(due) {
-            if let (Some(swarm), Some(endpoint)) = (hint.swarm, endpoint)
-                && lists.prefetch(swarm)
-            {
-                large.push((swarm, endpoint, hint));
+            let Some(swarm) = hint.swarm else { continue };
+            match endpoint {
+                Some(endpoint) if lists.prefetch(swarm) => large.push((swarm, endpoint, hint)),
+                Some(_) => {}
+                None => _ = lists.prefetch_census(swarm),
             }
         }
         for ((list, endpoint, hint), home) in large.iter_mut().zip(&mut homes) {
