@@ -291,12 +291,13 @@ impl Table {
         let count = self.shards.len();
         // The new one's number without its highest bit.
         let old = count - (1 << count.ilog2());
-        let entries = self.shards[old].take(slab, keys);
+        let mut entries = Entries::new();
+        self.shards[old].take(slab, keys, &mut entries);
         self.shards.push(self.shards[old]);
-        let (stay, go): (Entries, Entries) =
-            entries.into_iter().partition(|entry| self.shard(entry.hash) == old);
-        self.shards[old] = Shard::of(slab, &stay);
-        self.shards[count] = Shard::of(slab, &go);
+        for number in [old, count] {
+            let of = entries.iter().filter(|entry| self.shard(entry.hash) == number);
+            self.shards[number] = Shard::of(slab, of);
+        }
     }
 
     /// Unites the last shard with the one it was divided from.
@@ -309,9 +310,10 @@ impl Table {
         if len > BUCKETS_MAX * ROOMY || !slab.can_save(Use::Parts, Shard::class(len)) {
             return;
         }
-        let mut entries = first.take(slab, keys);
-        entries.extend(second.take(slab, keys));
-        self.shards[into] = Shard::of(slab, &entries);
+        let mut entries = Entries::new();
+        first.take(slab, keys, &mut entries);
+        second.take(slab, keys, &mut entries);
+        self.shards[into] = Shard::of(slab, entries.iter());
         self.shards.pop();
     }
 
@@ -379,30 +381,31 @@ impl Shard {
     }
 
     /// With these entries.
-    fn of(slab: &mut Slab, entries: &[Entry]) -> Self {
-        let mut shard = Self::new(slab, entries.len());
+    fn of<'a>(slab: &mut Slab, entries: impl Iterator<Item = &'a Entry> + Clone) -> Self {
+        let mut shard = Self::new(slab, entries.clone().count());
         for &entry in entries {
             shard.put(slab, entry);
         }
         shard
     }
 
-    /// Takes all entries out and frees the block.
-    fn take(self, slab: &mut Slab, keys: &impl Keys) -> Entries {
+    /// Takes all entries out, adds them to `entries`, and frees the block.
+    fn take(self, slab: &mut Slab, keys: &impl Keys, entries: &mut Entries) {
         // All at once first: the keys may be anywhere in memory.
         self.values(slab).for_each(|value| keys.prefetch(slab, value));
-        let entries = self.values(slab).map(|value| Entry { hash: keys.hash(slab, value), value });
-        let entries = entries.collect();
+        for value in self.values(slab) {
+            entries.push(Entry { hash: keys.hash(slab, value), value });
+        }
         slab.free(self.block);
-        entries
     }
 
     /// Makes room for `len` entries with some to spare, or gives up what they do not need.
     #[inline(never)]
     fn resize(&mut self, slab: &mut Slab, len: usize, keys: &impl Keys) {
-        let entries = self.take(slab, keys);
+        let mut entries = Entries::new();
+        self.take(slab, keys, &mut entries);
         *self = Self::new(slab, len);
-        for entry in entries {
+        for &entry in &entries {
             self.put(slab, entry);
         }
     }
