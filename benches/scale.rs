@@ -129,8 +129,8 @@ fn measure(size: Size) {
         now = now.plus(1);
         pass(&mut store, now);
     }
-    // The sweep goes around sixteen times in a peer's life.
-    let rounds = f64::from(now.since(NOW)) / (f64::from(TTL) / 16.0);
+    // The sweep goes around eight times in a peer's life.
+    let rounds = f64::from(now.since(NOW)) / (f64::from(TTL) / 8.0);
     drop(known);
     let left = resident_bytes().saturating_sub(before) as f64;
     println!(

@@ -5,17 +5,18 @@
 //! a peer's life, in the order of memory, and looks at their heads; it stops after a bounded amount
 //! of work and goes on at the next call.
 
+use smallvec::SmallVec;
+
 use super::SwarmStore;
-use super::layout::Head;
 use super::slab::Block;
 use crate::time::Seconds;
 
 /// In a peer's life the hand goes over all swarms so many times: who has expired unnoticed is held
-/// for a sixteenth longer at the most. Rounds twice as long halve what most of the sweep costs,
-/// heads that are looked at in vain.
-const ROUNDS: u32 = 16;
+/// for an eighth longer at the most. Rounds twice as long halve what half of the sweep costs, heads
+/// that are looked at in vain.
+const ROUNDS: u32 = 8;
 /// The shortest and the longest round, in seconds.
-const ROUND_SECS: (u32, u32) = (16, 256);
+const ROUND_SECS: (u32, u32) = (16, 512);
 /// Heads that the hand looks at in one slice; a swarm with something to remove counts as many.
 /// Some fifty microseconds.
 const SLICE: u32 = 2_048;
@@ -24,7 +25,7 @@ const REMOVAL: u32 = 8;
 /// Stamps that take as long to look at as a head.
 const STAMPS: u32 = 8;
 
-/// Blocks between the one that is looked at and the one whose swarm is prefetched.
+/// Blocks that are due are prefetched so many at a time.
 const AHEAD: usize = 12;
 
 /// Where the hand is.
@@ -69,40 +70,57 @@ impl SwarmStore {
                     break;
                 }
             }
-            // What is removed may free the span, and what shrinks may take it for another class: so
-            // each block is looked up afresh.
             let Sweep { span, done, .. } = self.sweep;
-            let lists = &self.swarms.lists;
-            if let Some(ahead) = lists.slab.block(span, done + AHEAD)
-                && self.is_due(lists.head(ahead), now)
-            {
-                self.swarms.prefetch_swarm_of(ahead);
-            }
-            if let Some(block) = lists.slab.block(span, done) {
-                work += 1 + self.sweep_block(now, block);
-                self.sweep.done += 1;
-            } else {
+            let (looked, due) = self.look_over(now, (SLICE - work) as usize);
+            work += u32::try_from(looked).expect("at most a slice");
+            self.sweep.done += looked;
+            if looked == 0 {
                 self.sweep.span += 1;
                 self.sweep.done = 0;
                 self.sweep.due -= 1;
             }
+            let given_up = self.swarms.lists.slab.given_up();
+            for (index, block) in due {
+                if self.swarms.lists.slab.given_up() != given_up {
+                    // The span may be one of another class by now: back to what was not done.
+                    self.sweep.done = index;
+                    break;
+                }
+                work += self.sweep_block(now, block);
+            }
+            debug_assert!(looked > 0 || (span, done) != (self.sweep.span, self.sweep.done));
         }
     }
 
-    /// Whether there may be somebody in a list who has expired.
-    fn is_due(&self, head: &Head, now: Seconds) -> bool {
-        head.is_used() && self.clock.is_expired(self.clock.stamp(now), head.oldest)
+    /// Looks for blocks that are due, from where the hand is, in one span: at some tens of them or
+    /// less. Returns how many it looked at, and who is due there, whose swarm will be looked for.
+    fn look_over(&self, now: Seconds, most: usize) -> (usize, SmallVec<[(usize, Block); AHEAD]>) {
+        let Sweep { span, done, .. } = self.sweep;
+        let (lists, now) = (&self.swarms.lists, self.clock.stamp(now));
+        let (mut looked, mut due) = (0, SmallVec::new());
+        for block in lists.slab.blocks(span, done).take(most) {
+            let head = lists.head(block);
+            if head.is_used() && self.clock.is_expired(now, head.oldest) {
+                self.swarms.prefetch_swarm_of(block);
+                due.push((done + looked, block));
+            }
+            looked += 1;
+            if due.len() == AHEAD {
+                break;
+            }
+        }
+        (looked, due)
     }
 
     /// Looks at one block; returns how much work that was.
     fn sweep_block(&mut self, now: Seconds, block: Block) -> u32 {
         let head = self.swarms.lists.head(block);
-        if !self.is_due(head, now) {
+        let now = self.clock.stamp(now);
+        // One that was before it in a span may have been of the same swarm.
+        if !head.is_used() || !self.clock.is_expired(now, head.oldest) {
             return 0;
         }
-        let now = self.clock.stamp(now);
-        let info_hash = head.info_hash();
-        let swarm = self.swarms.find(&info_hash).expect("blocks in use are indexed");
+        let swarm = self.swarms.of(block);
         let before = self.totals.expired_peers;
         let lists = &self.swarms.lists;
         let peers: u32 = self.swarms.lists_of(swarm).map(|list| lists.census(list).len).sum();

@@ -90,15 +90,10 @@ impl SwarmStore {
     fn clear_span(&mut self, now: u16, span: usize, victims: Victims, arrival: &Arrival) {
         let lists = &self.swarms.lists;
         let Some(class) = lists.slab.class(span) else { return };
-        let blocks: Vec<Block> = lists.slab.blocks(span).collect();
+        let blocks: Vec<Block> = lists.slab.blocks(span, 0).collect();
         let used = blocks.iter().filter(|&&block| lists.head(block).is_used());
         // Of a further list the swarm is meant that it belongs to.
-        let mut swarms: Vec<Block> = used
-            .map(|&block| match lists.head(block) {
-                head if head.is_first() => block,
-                head => self.swarms.find(&head.info_hash()).expect("blocks in use are indexed"),
-            })
-            .collect();
+        let mut swarms: Vec<Block> = used.map(|&block| self.swarms.of(block)).collect();
         swarms.sort_unstable();
         swarms.dedup();
         let (on_probation, others): (Vec<Block>, Vec<Block>) =

@@ -401,21 +401,13 @@ impl Slab {
         }
     }
 
-    /// The block at `index` of a span, if it is or was once in use, and the span is used for
-    /// swarms.
-    #[must_use]
-    pub fn block(&self, span: usize, index: usize) -> Option<Block> {
-        let known = self.spans.get(span).filter(|span| {
-            span.in_use && span.usage == Use::Swarms && index < usize::from(span.fresh)
-        })?;
-        Some(Block::new(span, index * known.class.bytes()))
-    }
-
-    /// The blocks of a span that are, or were once, in use, if it is used for swarms.
-    pub fn blocks(&self, span: usize) -> impl Iterator<Item = Block> + use<> {
+    /// The blocks of a span that are, or were once, in use, from one of them on, if the span is used
+    /// for swarms.
+    pub fn blocks(&self, span: usize, from: usize) -> impl Iterator<Item = Block> + use<> {
         let known = self.spans.get(span).filter(|span| span.in_use && span.usage == Use::Swarms);
-        let (fresh, bytes) = known.map_or((0, 1), |span| (span.fresh, span.class.bytes()));
-        (0..usize::from(fresh)).map(move |index| Block::new(span, index * bytes))
+        let (fresh, bytes) = known.map_or((0, WORD), |span| (span.fresh, span.class.bytes()));
+        let first = Block::new(span, 0);
+        (from..usize::from(fresh)).map(move |index| first.behind(index * (bytes / WORD)))
     }
 
     /// Blocks in use and blocks marked, of a span that is used for swarms.

@@ -62,6 +62,17 @@ impl Swarms {
         self.index.find(&self.lists.slab, hash, is).map(block)
     }
 
+    /// The swarm that a list belongs to.
+    #[must_use]
+    pub fn of(&self, list: Block) -> Block {
+        let head = self.lists.head(list);
+        if head.is_first() {
+            list
+        } else {
+            self.find(&head.info_hash()).expect("blocks in use are indexed")
+        }
+    }
+
     /// The lists of a swarm, the first one first.
     pub fn lists_of(&self, swarm: Block) -> impl Iterator<Item = Block> {
         std::iter::successors(Some(swarm), |&list| self.lists.head(list).next())
@@ -144,9 +155,7 @@ impl Swarms {
 
     /// Moves a list of any swarm to another block.
     pub fn relocate(&mut self, list: Block) {
-        let head = self.lists.head(list);
-        let (first, info_hash) = (head.is_first(), head.info_hash());
-        let mut swarm = if first { list } else { self.find(&info_hash).expect("it is indexed") };
+        let mut swarm = self.of(list);
         let new = self.lists.relocate(list);
         self.moved(&mut swarm, list, new);
     }
@@ -232,7 +241,7 @@ impl Swarms {
         }
         assert_eq!(on_probation, lists.slab.marked());
         let used = (0..lists.slab.spans())
-            .flat_map(|span| lists.slab.blocks(span))
+            .flat_map(|span| lists.slab.blocks(span, 0))
             .filter(|&block| lists.head(block).is_used())
             .count();
         assert_eq!(used, blocks, "no block is lost");

@@ -24,7 +24,7 @@ const BUCKET_WORDS: usize = size_of::<Bucket>() / size_of::<u32>();
 /// Entries per bucket, on average, above which a shard grows: 85 % of it.
 const FULL: usize = 10;
 /// Entries per bucket, on average, below which a shard shrinks.
-const SPARSE: usize = 5;
+const SPARSE: usize = 3;
 /// Entries per bucket after growing or shrinking: 68 % of it.
 const ROOMY: usize = 8;
 /// Buckets of the smallest shard: blocks of as many lines begin at a cache line.
@@ -35,7 +35,7 @@ const BUCKETS_MAX: usize = BLOCK_BYTES_MAX / size_of::<Bucket>();
 /// many at the most, give or take: far fewer than the largest has room for.
 const DIVIDE_ABOVE: usize = 560;
 /// Entries per shard, on average, below which two are united.
-const UNITE_BELOW: usize = 320;
+const UNITE_BELOW: usize = 200;
 /// The lowest bit of a hash that chooses a shard; those below are the tag.
 const SHARD_BIT: u32 = 8;
 /// The lowest bit of a hash that chooses a bucket.
@@ -524,7 +524,7 @@ mod tests {
                 slab.check_invariants();
                 assert_eq!(table.values(&slab).collect::<BTreeSet<u32>>(), set);
                 let blocks = table.shards.iter().map(|shard| usize::from(shard.buckets) * 64);
-                assert!(set.len() < 100 || blocks.sum::<usize>() < set.len() * 13);
+                assert!(set.len() < 100 || blocks.sum::<usize>() < set.len() * 24);
             }
         }
         for value in set {
