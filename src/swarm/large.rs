@@ -6,10 +6,11 @@
 
 use smallvec::{SmallVec, smallvec};
 
+use super::class::{BLOCK_BYTES_MAX, Class};
 use super::hash::Hasher;
 use super::layout::{Clock, Columns, SMALL_MAX, Shape};
 use super::peers::{Census, List, choose, oldest_age};
-use super::slab::{BLOCK_BYTES_MAX, Block, Class, Slab, Use};
+use super::slab::{Block, Slab, Use};
 use super::table::{Home, Keys, Table};
 use crate::limits::{ENDPOINT_V4_BYTES, ENDPOINT_V6_BYTES};
 use crate::wire::addr::{Endpoint, Family};

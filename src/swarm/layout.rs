@@ -13,7 +13,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::slab::{Block, CLASSES, Class, class_bytes};
+use super::class::{CLASSES, Class, class_bytes};
+use super::slab::Block;
 use crate::limits::{ENDPOINT_V4_BYTES, ENDPOINT_V6_BYTES};
 use crate::time::Seconds;
 use crate::wire::addr::{Family, Scope};

@@ -4,6 +4,7 @@
 //! the form of the wire, and is bounded in bytes, in peers per swarm and in age. It reads no clock
 //! and draws no entropy: time and the seed are handed in, so the same calls give the same answers.
 
+mod class;
 mod expiry;
 mod hash;
 mod large;

@@ -228,6 +228,9 @@ impl World {
     }
 }
 
+/// Operations of a burst that are prepared for together; more than one part of a batch.
+const HINTED: u32 = 96;
+
 /// Replays `bytes` as operations on the store and on the model; panics at the first difference.
 ///
 /// The first byte chooses a world.
@@ -290,6 +293,9 @@ impl Both {
             2 | 3 => {
                 for n in number..number + burst {
                     let arrival = self.world.arrival(n >> 8, n, flags);
+                    if (n - number).is_multiple_of(HINTED) {
+                        self.warm(kind, (number, n), flags);
+                    }
                     self.model.expire(self.now);
                     let stopped = self.store.stop(self.now, &arrival);
                     assert_eq!(stopped, self.model.stop(self.now, &arrival));
@@ -299,9 +305,10 @@ impl Both {
             4 => {}
             _ => {
                 for n in number..number + burst {
-                    // Bursts cross the swarms: the next peer of the next swarm, or of the same.
-                    let swarm = if self.world.swarms > 1_000 { n } else { number >> 8 };
-                    let arrival = self.world.arrival(swarm, n, flags);
+                    let arrival = self.joining((number, n), flags);
+                    if (n - number).is_multiple_of(HINTED) {
+                        self.warm(kind, (number, n), flags);
+                    }
                     last = (arrival, Some(self.announce(&arrival)));
                 }
             }
@@ -311,6 +318,32 @@ impl Both {
             let asker = last.1.map(|asker| (asker, last.0.endpoint));
             compare(&mut self.store, &self.model, self.now, &last.0, asker, flags);
         }
+    }
+
+    /// The announce `n` of a burst that began at `number`.
+    ///
+    /// Bursts cross the swarms: the next peer of the next swarm, or of the same.
+    fn joining(&self, (number, n): (u32, u32), flags: u8) -> Arrival {
+        let swarm = if self.world.swarms > 1_000 { n } else { number >> 8 };
+        self.world.arrival(swarm, n, flags)
+    }
+
+    /// Prepares for what comes, as `kind` chooses: for everything, for some of it, for it in
+    /// another order, for something else, or not at all.
+    fn warm(&mut self, kind: u8, (number, n): (u32, u32), flags: u8) {
+        let order: fn(u32) -> u32 = match kind >> 4 {
+            0..4 => |at| at,
+            4 => |at| at ^ 1,
+            5 => |at| at + at / 3,
+            6 => |at| at / 2,
+            7 => |at| at + HINTED,
+            _ => return,
+        };
+        let due: Vec<_> = (0..HINTED)
+            .map(|at| self.joining((number, n + order(at)), flags))
+            .map(|due| (due.info_hash, (kind & 1 == 0).then_some(due.endpoint)))
+            .collect();
+        self.store.warm(&due);
     }
 
     fn announce(&mut self, arrival: &Arrival) -> super::Asker {

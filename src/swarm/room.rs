@@ -7,7 +7,8 @@
 //! is left of such a span moves into the gaps of others of its class, so that whole spans become
 //! free for any class.
 
-use super::slab::{Block, SPAN_BYTES, Slab};
+use super::class::Class;
+use super::slab::{Block, SPAN_BYTES};
 use super::{Arrival, SwarmStore};
 use crate::time::Seconds;
 
@@ -78,10 +79,10 @@ impl SwarmStore {
                 return Some((span, Victims::OnProbation));
             }
         }
-        let all: usize = Slab::classes().map(|class| slab.spans_of(class)).sum();
-        let common = Slab::classes()
+        let all: usize = Class::all().map(|class| slab.spans_of(class)).sum();
+        let common = Class::all()
             .find(|&class| slab.spans_of(class) > all / 16)
-            .or_else(|| Slab::classes().max_by_key(|&class| slab.spans_of(class)))
+            .or_else(|| Class::all().max_by_key(|&class| slab.spans_of(class)))
             .filter(|&class| slab.spans_of(class) > 0)?;
         Some((next(&|span| slab.class(span) == Some(common))?, Victims::OlderHalf))
     }

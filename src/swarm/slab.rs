@@ -12,6 +12,7 @@
 
 use std::num::NonZeroU32;
 
+use super::class::{CLASSES, Class};
 use super::machine::{Memory, PIECE_BYTES, prefetch_lines};
 
 /// Bytes of a span.
@@ -22,11 +23,6 @@ const SPANS_PER_PIECE: usize = PIECE_BYTES / SPAN_BYTES;
 const WORD: usize = size_of::<u32>();
 /// Words of a span, a power of two.
 const SPAN_WORDS: usize = SPAN_BYTES / WORD;
-/// Bytes of the largest block.
-pub const BLOCK_BYTES_MAX: usize = 8_192;
-/// Size classes: steps of 8 bytes first, of which a peer of IPv4 takes one, then eight classes to
-/// every doubling, so that an eighth is lost at the most.
-pub const CLASSES: usize = 60;
 /// The end of a list of spans.
 const NONE: u32 = u32::MAX;
 
@@ -83,77 +79,9 @@ impl Block {
     }
 }
 
-/// The size of a block, as the number of its class.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Class(u8);
-
-/// Bytes of the smallest block, and of the steps to the next classes.
-const SIZE_MIN: usize = 44;
-const STEP: usize = 8;
-/// Bytes up to which all steps are the same.
-const STEPS_UP_TO: usize = 124;
-
-const SIZES: [u16; CLASSES] = {
-    let mut sizes = [0; CLASSES];
-    let (mut class, mut size, mut step) = (0, SIZE_MIN as u16, STEP as u16);
-    while class < CLASSES {
-        sizes[class] = size;
-        class += 1;
-        if size >= 128 && size + step >= 16 * step {
-            step *= 2;
-            // From here on whole steps, so that a run of 1,024 peers fits exactly.
-            size = size.next_multiple_of(step) - step;
-        }
-        size += step;
-    }
-    sizes
-};
-
-/// Bytes of the blocks of a class by its number.
-#[must_use]
-pub const fn class_bytes(number: usize) -> usize {
-    SIZES[number] as usize
-}
-
-impl Class {
-    /// The smallest block of at least `bytes`.
-    ///
-    /// # Panics
-    /// If no block is that large.
-    #[must_use]
-    pub fn of(bytes: usize) -> Self {
-        // Most are small, where classes are a step apart.
-        let class = bytes.saturating_sub(SIZE_MIN).div_ceil(STEP);
-        let class = if bytes <= STEPS_UP_TO {
-            class
-        } else {
-            SIZES.partition_point(|&size| usize::from(size) < bytes)
-        };
-        assert!(class < CLASSES, "{bytes} bytes are too many for a block");
-        Self(u8::try_from(class).expect("classes are few"))
-    }
-
-    /// Bytes of its blocks.
-    #[must_use]
-    pub fn bytes(self) -> usize {
-        usize::from(SIZES[usize::from(self.0)])
-    }
-
-    /// As a number.
-    #[must_use]
-    pub const fn number(self) -> u8 {
-        self.0
-    }
-
-    /// The class of a number that [`Class::number`] made.
-    #[must_use]
-    pub const fn from_number(number: u8) -> Self {
-        Self(number)
-    }
-
-    fn per_span(self) -> u16 {
-        u16::try_from(SPAN_BYTES / self.bytes()).expect("a block has 44 bytes at least")
-    }
+/// Blocks of a class in one span.
+fn per_span(class: Class) -> u16 {
+    u16::try_from(SPAN_BYTES / class.bytes()).expect("a block has 44 bytes at least")
 }
 
 /// What the blocks of a span hold.
@@ -187,7 +115,7 @@ struct Span {
 }
 
 const UNUSED: Span = Span {
-    class: Class(0),
+    class: Class::from_number(0),
     usage: Use::Swarms,
     in_use: false,
     used: 0,
@@ -344,12 +272,12 @@ impl Slab {
     /// Whether a block of a class can be had without another span.
     #[must_use]
     pub fn has_room(&self, usage: Use, class: Class) -> bool {
-        self.with_room[usage as usize][usize::from(class.0)] != NONE
+        self.with_room[usage as usize][class.index()] != NONE
     }
 
     /// A block, with whatever was in it before.
     pub fn allocate(&mut self, usage: Use, class: Class) -> Block {
-        let list = self.with_room[usage as usize][usize::from(class.0)];
+        let list = self.with_room[usage as usize][class.index()];
         let number = if list == NONE { self.open_span(usage, class) } else { list as usize };
         let span = self.spans[number];
         let (index, next) = if span.freed == 0 {
@@ -365,7 +293,7 @@ impl Slab {
         self.swarm_blocks += usize::from(usage == Use::Swarms);
         span.fresh = span.fresh.max(index + 1);
         span.freed = next;
-        if span.used == class.per_span() {
+        if span.used == per_span(class) {
             self.unlink(number);
         }
         Block::new(number, usize::from(index) * class.bytes())
@@ -384,7 +312,7 @@ impl Slab {
         span.used -= 1;
         if span.used == 0 {
             self.close_span(number);
-        } else if span.used + 1 == class.per_span() {
+        } else if span.used + 1 == per_span(class) {
             self.link(number);
         }
     }
@@ -401,8 +329,8 @@ impl Slab {
         }
     }
 
-    /// The blocks of a span that are, or were once, in use, from one of them on, if the span is used
-    /// for swarms.
+    /// The blocks of a span that are, or were once, in use, from one of them on; none if the span is
+    /// not used for swarms.
     pub fn blocks(&self, span: usize, from: usize) -> impl Iterator<Item = Block> + use<> {
         let known = self.spans.get(span).filter(|span| span.in_use && span.usage == Use::Swarms);
         let (fresh, bytes) = known.map_or((0, WORD), |span| (span.fresh, span.class.bytes()));
@@ -439,23 +367,18 @@ impl Slab {
     /// Spans in use for swarms of a class.
     #[must_use]
     pub fn spans_of(&self, class: Class) -> usize {
-        self.in_use[Use::Swarms as usize][usize::from(class.0)] as usize
-    }
-
-    /// Every class, the smallest first.
-    pub fn classes() -> impl Iterator<Item = Class> {
-        (0..CLASSES).filter_map(|class| u8::try_from(class).ok()).map(Class)
+        self.in_use[Use::Swarms as usize][class.index()] as usize
     }
 
     /// Free blocks in the spans of a class, as far as `enough`, without those of one span.
     #[must_use]
     pub fn room_besides(&self, class: Class, besides: usize, enough: usize) -> usize {
-        let mut at = self.with_room[Use::Swarms as usize][usize::from(class.0)];
+        let mut at = self.with_room[Use::Swarms as usize][class.index()];
         let mut room = 0;
         while at != NONE && room < enough {
             let span = self.spans[at as usize];
             if at as usize != besides {
-                room += usize::from(class.per_span() - span.used);
+                room += usize::from(per_span(class) - span.used);
             }
             at = span.after;
         }
@@ -466,10 +389,10 @@ impl Slab {
     /// full one is not among them.
     pub fn use_last(&mut self, span: usize) -> bool {
         let Span { class, usage, used, .. } = self.spans[span];
-        if used == class.per_span() {
+        if used == per_span(class) {
             return false;
         }
-        let mut last = self.with_room[usage as usize][usize::from(class.0)];
+        let mut last = self.with_room[usage as usize][class.index()];
         while self.spans[last as usize].after != NONE {
             last = self.spans[last as usize].after;
         }
@@ -488,7 +411,7 @@ impl Slab {
         let number = self.free_span();
         self.spans[number] = Span { class, usage, in_use: true, ..UNUSED };
         self.piece_spans[number / SPANS_PER_PIECE] += 1;
-        self.in_use[usage as usize][usize::from(class.0)] += 1;
+        self.in_use[usage as usize][class.index()] += 1;
         self.spans_in_use += 1;
         self.link(number);
         number
@@ -523,11 +446,11 @@ impl Slab {
     fn close_span(&mut self, number: usize) {
         let Span { class, usage, marked, .. } = self.spans[number];
         debug_assert_eq!(marked, 0);
-        if class.per_span() > 1 {
+        if per_span(class) > 1 {
             self.unlink(number);
         }
         self.spans[number] = UNUSED;
-        self.in_use[usage as usize][usize::from(class.0)] -= 1;
+        self.in_use[usage as usize][class.index()] -= 1;
         self.spans_in_use -= 1;
         self.given_up += 1;
         let piece = number / SPANS_PER_PIECE;
@@ -547,7 +470,7 @@ impl Slab {
 
     fn link(&mut self, number: usize) {
         let Span { class, usage, .. } = self.spans[number];
-        let first = &mut self.with_room[usage as usize][usize::from(class.0)];
+        let first = &mut self.with_room[usage as usize][class.index()];
         let at = u32::try_from(number).expect("spans are few");
         let after = std::mem::replace(first, at);
         self.spans[number].before = NONE;
@@ -560,7 +483,7 @@ impl Slab {
     fn unlink(&mut self, number: usize) {
         let Span { class, usage, before, after, .. } = self.spans[number];
         if before == NONE {
-            self.with_room[usage as usize][usize::from(class.0)] = after;
+            self.with_room[usage as usize][class.index()] = after;
         } else {
             self.spans[before as usize].after = after;
         }
@@ -583,22 +506,22 @@ impl Slab {
         assert_eq!(marked, self.marked);
         let mut linked = 0;
         for (usage, class) in
-            [Use::Swarms, Use::Parts].into_iter().flat_map(|u| Self::classes().map(move |c| (u, c)))
+            [Use::Swarms, Use::Parts].into_iter().flat_map(|u| Class::all().map(move |c| (u, c)))
         {
             let of = |span: &&Span| span.in_use && (span.usage, span.class) == (usage, class);
             let count = self.spans.iter().filter(of).count();
-            assert_eq!(self.in_use[usage as usize][usize::from(class.0)] as usize, count);
-            let (mut before, mut at) = (NONE, self.with_room[usage as usize][usize::from(class.0)]);
+            assert_eq!(self.in_use[usage as usize][class.index()] as usize, count);
+            let (mut before, mut at) = (NONE, self.with_room[usage as usize][class.index()]);
             while at != NONE {
                 let span = self.spans[at as usize];
                 assert!(span.in_use && (span.usage, span.class) == (usage, class));
-                assert!(span.used < class.per_span());
+                assert!(span.used < per_span(class));
                 assert_eq!(span.before, before);
                 (before, at) = (at, span.after);
                 linked += 1;
             }
         }
-        let has_room = |span: &&Span| span.in_use && span.used < span.class.per_span();
+        let has_room = |span: &&Span| span.in_use && span.used < per_span(span.class);
         assert_eq!(self.spans.iter().filter(has_room).count(), linked);
         for (number, span) in self.spans.iter().enumerate().filter(|(_, span)| span.in_use) {
             assert!(span.used > 0 && span.used <= span.fresh && span.marked <= span.used);
@@ -619,26 +542,6 @@ mod tests {
 
     use super::*;
     use crate::rng::Rng;
-
-    #[test]
-    fn classes_rise_by_eight_bytes_first_and_by_an_eighth_later() {
-        assert_eq!(SIZES[..13], [44, 52, 60, 68, 76, 84, 92, 100, 108, 116, 124, 132, 144]);
-        for sizes in SIZES.windows(2) {
-            let (small, large) = (usize::from(sizes[0]), usize::from(sizes[1]));
-            assert!(large > small && large % WORD == 0);
-            assert!(large - small <= (small / 7).max(12), "{small} to {large}");
-        }
-        assert_eq!(usize::from(SIZES[CLASSES - 1]), BLOCK_BYTES_MAX);
-        for bytes in 1..=BLOCK_BYTES_MAX {
-            let class = Class::of(bytes);
-            assert!(class.bytes() >= bytes);
-            let number = usize::from(class.number());
-            assert!(number == 0 || usize::from(SIZES[number - 1]) < bytes);
-        }
-        for exact in [8_192, 5_120, 7_168] {
-            assert_eq!(Class::of(exact).bytes(), exact);
-        }
-    }
 
     #[test]
     fn what_only_saves_memory_takes_no_span_above_what_is_enough() {

@@ -14,8 +14,9 @@
 use bytemuck::{Pod, Zeroable};
 use smallvec::SmallVec;
 
+use super::class::{BLOCK_BYTES_MAX, Class};
 use super::machine::equal_bytes;
-use super::slab::{BLOCK_BYTES_MAX, Block, Class, Slab, Use};
+use super::slab::{Block, Slab, Use};
 
 /// Entries of a bucket.
 const SLOTS: usize = 12;

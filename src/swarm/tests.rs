@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 use proptest::collection::vec;
 use proptest::prelude::{ProptestConfig, any, proptest};
 
+use super::class::Class;
+use super::slab::Use;
 use super::*;
 
 const LEECHER: Report = Report { seeder: false, partial: false, completed: false };
@@ -380,4 +382,47 @@ fn private_peers_are_for_their_own_range_only() {
         assert_eq!(store.sample(handle, &wish).count(Family::V4), expected, "{ip:?}");
     }
     assert_eq!(store.counts(handle).leechers, 5, "everybody counts");
+}
+
+/// What looks like the swarm, where the swarm was, is not taken for it once its span has another
+/// use: peers choose the bytes that are there.
+#[test]
+fn a_hint_is_not_believed_when_its_span_was_given_up() {
+    let mut store = store(64 << 20, 100);
+    let known = arrival(1, 1, LEECHER);
+    store.announce(Seconds(0), &known);
+    store.warm(&[(known.info_hash, None); 3]);
+    let SwarmHandle(place) = store.find(Seconds(0), &known.info_hash).expect("it was announced");
+    let head = *store.swarms.lists.head(place);
+    assert!(store.stop(Seconds(0), &known), "it leaves, and its span is empty");
+    let block = store.swarms.lists.slab.allocate(Use::Parts, Class::of(8_192));
+    assert_eq!(block.span(), place.span());
+    *store.swarms.lists.head_mut(place) = head;
+    assert!(store.find(Seconds(0), &known.info_hash).is_none());
+    store.swarms.lists.slab.free(block);
+    store.check_invariants();
+}
+
+/// Whatever was expected, each gets its own.
+#[test]
+fn hints_in_another_order_change_nothing() {
+    let mut store = store(64 << 20, 1_000);
+    for peer in 0..200 {
+        for swarm in 0..4 {
+            store.announce(Seconds(0), &arrival(swarm, peer * (1 + swarm), LEECHER));
+        }
+    }
+    let due: Vec<Arrival> =
+        (0..64).map(|n| arrival(n % 4, (n / 4) * (1 + n % 4), LEECHER)).collect();
+    for turn in 0..64 {
+        let hinted = due.iter().cycle().skip(turn).take(64);
+        store.warm(&hinted.map(|due| (due.info_hash, Some(due.endpoint))).collect::<Vec<_>>());
+        for (n, due) in due.iter().enumerate().skip(turn % 3) {
+            let announced = store.announce(Seconds(1), due);
+            assert!(!announced.joined, "{turn} {n}");
+            assert_eq!(announced.counts.leechers, 200);
+        }
+        store.check_invariants();
+    }
+    assert_eq!(store.totals().leechers[0], 800);
 }

@@ -63,12 +63,7 @@ impl SwarmStore {
         self.hints = hints;
     }
 
-    fn warm_part(
-        &self,
-        due: &[(InfoHash, Option<Endpoint>)],
-        windows: u64,
-        hints: &mut Vec<Hint>,
-    ) {
+    fn warm_part(&self, due: &[(InfoHash, Option<Endpoint>)], windows: u64, hints: &mut Vec<Hint>) {
         let lists = &self.swarms.lists;
         let mut homes = [Home::default(); BATCH_MAX];
         let from = hints.len();
