@@ -329,8 +329,8 @@ impl Slab {
         }
     }
 
-    /// The blocks of a span that are, or were once, in use, from one of them on; none if the span is
-    /// not used for swarms.
+    /// The blocks of a span that are, or were once, in use, from one of them on; none if the span
+    /// is not used for swarms.
     pub fn blocks(&self, span: usize, from: usize) -> impl Iterator<Item = Block> + use<> {
         let known = self.spans.get(span).filter(|span| span.in_use && span.usage == Use::Swarms);
         let (fresh, bytes) = known.map_or((0, WORD), |span| (span.fresh, span.class.bytes()));
