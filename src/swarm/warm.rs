@@ -11,10 +11,16 @@ use super::SwarmStore;
 use super::sample::Bucket;
 use super::slab::Block;
 use super::table::Home;
-use crate::limits::BATCH_MAX;
+use crate::limits::{BATCH_MAX, UDP_SCRAPE_HASHES_MAX};
 use crate::rng::Rng;
 use crate::wire::addr::Endpoint;
 use crate::wire::id::InfoHash;
+
+/// What is due is prepared for in parts of so many at the most: a batch of announces, or all that
+/// one datagram scrapes. More would leave the caches before it is used.
+const PART_MAX: usize = 80;
+
+const _: () = assert!(PART_MAX >= BATCH_MAX && PART_MAX >= UDP_SCRAPE_HASHES_MAX);
 
 /// What is probably true of an announce or a scrape that is due.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +62,7 @@ impl SwarmStore {
         hints.all.clear();
         let windows = self.rng.next_u64();
         // In parts of the same size: the last one overlaps as much as the others.
-        let parts = due.len().div_ceil(BATCH_MAX).max(1);
+        let parts = due.len().div_ceil(PART_MAX).max(1);
         for due in due.chunks(due.len().div_ceil(parts).max(1)) {
             self.warm_part(due, windows, &mut hints.all);
         }
@@ -65,7 +71,7 @@ impl SwarmStore {
 
     fn warm_part(&self, due: &[(InfoHash, Option<Endpoint>)], windows: u64, hints: &mut Vec<Hint>) {
         let lists = &self.swarms.lists;
-        let mut homes = [Home::default(); BATCH_MAX];
+        let mut homes = [Home::default(); PART_MAX];
         let from = hints.len();
         hints.extend(due.iter().zip(&mut homes).map(|((info_hash, _), home)| {
             let hash = lists.hasher.info_hash(info_hash);
@@ -79,7 +85,7 @@ impl SwarmStore {
                 lists.prefetch_first(swarm);
             }
         }
-        let mut large: SmallVec<[(Block, &Endpoint, &mut Hint); BATCH_MAX]> = SmallVec::new();
+        let mut large: SmallVec<[(Block, &Endpoint, &mut Hint); PART_MAX]> = SmallVec::new();
         for (hint, (_, endpoint)) in hints.iter_mut().zip(due) {
             let Some(swarm) = hint.swarm else { continue };
             match endpoint {
