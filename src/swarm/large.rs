@@ -18,10 +18,7 @@ use crate::wire::id::PeerId;
 
 /// One announce in so many changes places in a large list: each change costs three cache lines
 /// more, and in a long list windows begin at a different place each time anyway.
-const MIXES_ONE_IN: u32 = 8;
-
-/// Cache lines of a window that are prefetched; the processor sees by itself how it goes on.
-pub const WINDOW_LINES: usize = 3;
+const MIXES_ONE_IN: u32 = 16;
 
 /// What a large list holds besides the head of its block; two cache lines.
 #[derive(Debug)]

@@ -208,10 +208,13 @@ mod standin {
     }
 }
 
+/// Bytes of a cache line.
+pub const LINE_BYTES: usize = 64;
+
 /// Tells the processor that all of `target` is wanted soon.
 #[inline]
 pub fn prefetch<T>(target: &T) {
-    prefetch_from(std::ptr::from_ref(target).cast(), size_of::<T>().div_ceil(64));
+    prefetch_from(std::ptr::from_ref(target).cast(), size_of::<T>().div_ceil(LINE_BYTES));
 }
 
 /// Tells the processor that some cache lines of `memory`, from a place on, are wanted soon.
@@ -226,7 +229,7 @@ fn prefetch_from(first: *const u8, lines: usize) {
     for line in 0..lines {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: a prefetch has no effect but on the cache, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(64 * line).cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(LINE_BYTES * line).cast()) };
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     let _ = (first, lines);

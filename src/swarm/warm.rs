@@ -8,6 +8,7 @@
 use smallvec::SmallVec;
 
 use super::SwarmStore;
+use super::machine::LINE_BYTES;
 use super::sample::Bucket;
 use super::slab::Block;
 use super::table::Home;
@@ -21,6 +22,9 @@ use crate::wire::id::InfoHash;
 const PART_MAX: usize = 80;
 
 const _: () = assert!(PART_MAX >= BATCH_MAX && PART_MAX >= UDP_SCRAPE_HASHES_MAX);
+
+/// Peers of large lists that most answers hold: what of their windows is prefetched.
+const WINDOW_PEERS: usize = 48;
 
 /// What is probably true of an announce or a scrape that is due.
 #[derive(Clone, Copy, Debug)]
@@ -111,10 +115,12 @@ impl SwarmStore {
         let (lists, family) = (&self.swarms.lists, endpoint.family());
         if lists.head(list).family() == family {
             let census = lists.census(list);
+            let lines = WINDOW_PEERS * family.endpoint_bytes() / LINE_BYTES;
             let mut draws = Rng::new(chance);
             for (from, to) in [(census.seeders, census.len), (0, census.seeders)] {
                 let bucket = Bucket::new(list, from, to, None);
-                lists.prefetch_window(list, bucket.begin(draws.next_u32()));
+                let share = lines * bucket.size() as usize / census.len.max(1) as usize;
+                lists.prefetch_window(list, bucket.begin(draws.next_u32()), 2 + share);
             }
         }
     }

@@ -4,9 +4,9 @@ mod moves;
 
 use super::class::{BLOCK_BYTES_MAX, Class};
 use super::hash::Hasher;
-use super::large::{Large, LargeList, Runs, WINDOW_LINES};
+use super::large::{Large, LargeList, Runs};
 use super::layout::{Clock, Columns, HEAD_BYTES, HEAD_WORDS, Head, SMALL_MAX, Shape, room};
-use super::machine::prefetch;
+use super::machine::{LINE_BYTES, prefetch};
 use super::peers::{Census, List, News, Refresh, Refreshed, Renewed, oldest_age};
 use super::slab::{Block, Slab, Use};
 use super::small::{Small, census_of, position_of, position_of_v4};
@@ -22,7 +22,7 @@ const LARGE_MIN: u32 = 64;
 const EXPIRE_MAX: u32 = 2_560;
 
 /// Words of a cache line.
-const LINE_WORDS: usize = 16;
+const LINE_WORDS: usize = LINE_BYTES / size_of::<u32>();
 /// Where the second line of a block is prefetched before anything is known of it: behind the head,
 /// and in the same line if the block is in one.
 const SECOND: usize = 12;
@@ -480,8 +480,8 @@ impl Lists {
     }
 
     /// Tells the processor that a window of a large list, from a position on, will be read.
-    pub fn prefetch_window(&self, list: Block, position: u32) {
-        self.large(list).runs.prefetch(&self.slab, position, WINDOW_LINES);
+    pub fn prefetch_window(&self, list: Block, position: u32, lines: usize) {
+        self.large(list).runs.prefetch(&self.slab, position, lines);
     }
 
     fn renew_oldest(&mut self, list: Block, now: u16) {
