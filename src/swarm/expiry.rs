@@ -70,7 +70,6 @@ impl SwarmStore {
                     break;
                 }
             }
-            let Sweep { span, done, .. } = self.sweep;
             let (looked, due) = self.look_over(now, (SLICE - work) as usize);
             work += u32::try_from(looked).expect("at most a slice");
             self.sweep.done += looked;
@@ -81,19 +80,18 @@ impl SwarmStore {
             }
             let given_up = self.swarms.lists.slab.given_up();
             for (index, block) in due {
-                if self.swarms.lists.slab.given_up() != given_up {
-                    // The span may be one of another class by now: back to what was not done.
+                // Its span may be one of another class by now.
+                if work >= SLICE || self.swarms.lists.slab.given_up() != given_up {
                     self.sweep.done = index;
                     break;
                 }
-                work += self.sweep_block(now, block);
+                work = work.saturating_add(self.sweep_block(now, block));
             }
-            debug_assert!(looked > 0 || (span, done) != (self.sweep.span, self.sweep.done));
         }
     }
 
-    /// Looks for blocks that are due, from where the hand is, in one span: at some tens of them or
-    /// less. Returns how many it looked at, and who is due there, whose swarm will be looked for.
+    /// Looks for blocks that are due, from where the hand is to the end of its span, as far as a
+    /// few. Returns how many it looked at, and those that are due, which it prefetches for.
     fn look_over(&self, now: Seconds, most: usize) -> (usize, SmallVec<[(usize, Block); AHEAD]>) {
         let Sweep { span, done, .. } = self.sweep;
         let (lists, now) = (&self.swarms.lists, self.clock.stamp(now));

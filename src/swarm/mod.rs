@@ -91,7 +91,7 @@ pub struct Announced {
 pub struct Asker {
     list: Block,
     position: u32,
-    /// Drawn for this announce: where its windows begin.
+    /// Where its windows begin: drawn for this announce, or for the batch it was expected in.
     chance: u64,
 }
 
@@ -264,8 +264,8 @@ impl SwarmStore {
     ) -> Announced {
         let stamp = refresh.now;
         let (family, scope) = (arrival.endpoint.family(), arrival.scope);
-        // Memory may be needed, and what makes room may move or remove any swarm.
-        if self.make_room(now, arrival) {
+        // Who is known needs no memory. Else what makes room may move or remove any swarm.
+        if !matches!(news, News::Of(_)) && self.make_room(now, arrival) {
             (found, news) = (self.swarms.find(&arrival.info_hash), News::Unknown);
         }
         let mut swarm = found

@@ -328,15 +328,15 @@ impl Both {
         self.world.arrival(swarm, n, flags)
     }
 
-    /// Prepares for what comes, as `kind` chooses: for everything, for some of it, for it in
+    /// Prepares for what comes, as chance has it: for everything, for some of it, for it in
     /// another order, for something else, or not at all.
     fn warm(&mut self, kind: u8, (number, n): (u32, u32), flags: u8) {
-        let order: fn(u32) -> u32 = match kind >> 4 {
-            0..4 => |at| at,
-            4 => |at| at ^ 1,
-            5 => |at| at + at / 3,
-            6 => |at| at / 2,
-            7 => |at| at + HINTED,
+        let order: fn(u32) -> u32 = match (number / 3 + n / HINTED) % 8 {
+            0 | 1 => |at| at,
+            2 => |at| at ^ 1,
+            3 => |at| at + at / 3,
+            4 => |at| at / 2,
+            5 => |at| at + HINTED,
             _ => return,
         };
         let due: Vec<_> = (0..HINTED)

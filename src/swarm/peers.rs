@@ -91,7 +91,7 @@ pub trait List {
     fn set_stamp(&mut self, position: u32, stamp: u16);
     /// Changes the id at a position; nothing if ids are not kept.
     fn set_id(&mut self, position: u32, id: &PeerId);
-    /// Exchanges two different positions in every column and in the index.
+    /// Exchanges two positions in every column and in the index.
     fn swap(&mut self, a: u32, b: u32);
     /// Lets a peer that has just announced change places with others of its kind, so that the
     /// order mixes; `pick` is random. Returns where it stands now.

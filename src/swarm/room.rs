@@ -43,7 +43,7 @@ impl SwarmStore {
     }
 
     /// Whether there is memory to spare, or an announce needs none of it.
-    fn fits(&self, arrival: &Arrival) -> bool {
+    pub(super) fn fits(&self, arrival: &Arrival) -> bool {
         let Arrival { info_hash, endpoint, scope, .. } = arrival;
         self.swarms.bytes() + RESERVE_BYTES <= self.bounds.memory_bytes
             || self.swarms.fits(info_hash, endpoint, *scope)

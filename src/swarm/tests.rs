@@ -127,8 +127,8 @@ fn every_peer_has_the_same_chance_over_time() {
     }
 }
 
-/// The same for those who ask, each right after its own announce: their windows begin where chance
-/// has just put them (small lists), or where a batch was told (large ones).
+/// The same for those who ask, each right after its own announce, which has moved it; windows of
+/// large lists begin where a batch was told.
 #[test]
 fn every_peer_has_the_same_chance_to_be_given_to_those_who_announce() {
     for (peers, num_want, batch) in [(100_u32, 10_u16, 1), (300, 20, 1), (300, 20, 50)] {
@@ -425,4 +425,26 @@ fn hints_in_another_order_change_nothing() {
         store.check_invariants();
     }
     assert_eq!(store.totals().leechers[0], 800);
+}
+
+/// A store without room for another peer lets nobody go for one it knows.
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn a_known_peer_that_says_something_new_needs_no_room() {
+    let mut store = store(1 << 20, 100);
+    let known = arrival(0, 1, LEECHER);
+    store.announce(Seconds(0), &known);
+    let mut swarm = 1;
+    while store.fits(&arrival(0, 2, LEECHER)) {
+        store.announce(Seconds(0), &arrival(swarm, 1, LEECHER));
+        swarm += 1;
+    }
+    for (report, completed) in [(SEEDER, true), (LEECHER, false), (SEEDER, false)] {
+        let announced = store.announce(Seconds(1), &Arrival { report, ..known });
+        assert_eq!((announced.joined, announced.completed), (false, completed));
+    }
+    assert_eq!(store.totals().evicted_swarms, 0);
+    assert_eq!(store.totals().swarms, u64::from(swarm));
+    store.announce(Seconds(1), &arrival(0, 2, LEECHER));
+    assert!(store.totals().evicted_swarms > 0, "a newcomer does");
 }

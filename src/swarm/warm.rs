@@ -1,6 +1,7 @@
 //! Getting ready for a batch: prefetches, so that the latencies of memory overlap.
 //!
-//! Nobody changes here, and nothing depends on it but time. A lookup waits for main memory two to
+//! Nobody changes here, and nothing depends on it but time, and where windows of large lists begin:
+//! as random as without, but known ahead. A lookup waits for main memory two to
 //! five times, each wait for an address that the one before brought; of 64 at once the waits of
 //! each kind overlap. What was found on the way is kept as hints, which the announces and scrapes
 //! that follow verify and use.
