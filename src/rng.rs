@@ -29,6 +29,13 @@ impl Rng {
         u32::try_from(self.next_u64() >> 32).expect("the upper half")
     }
 
+    /// Twice the next 32 random bits, for the price of once.
+    pub fn two(&mut self) -> [u32; 2] {
+        let bits = self.next_u64();
+        [bits >> 32, bits & u64::from(u32::MAX)]
+            .map(|half| u32::try_from(half).expect("half of 64 bits"))
+    }
+
     /// A number in `0..bound`, or 0 when `bound` is 0.
     ///
     /// Multiply and shift: the bias is below `bound` / 2^32, which no peer could ever observe.

@@ -405,7 +405,7 @@ impl SwarmStore {
         }
         let leechers = Bucket::new(list, seeders, len, asker);
         let seeders = Bucket::new(list, 0, seeders - from, asker);
-        let begins = [draws.next_u32(), draws.next_u32()];
+        let begins = draws.two();
         let shares = apportion_two(draws.next_u32(), want, [leechers.size(), seeders.size()]);
         self.choice.take(&leechers, leechers.begin(begins[0]), shares[0]);
         self.choice.take(&seeders, seeders.begin(begins[1]), shares[1]);

@@ -149,20 +149,14 @@ impl Table {
     #[inline]
     pub fn find(&self, slab: &Slab, hash: u64, mut is: impl FnMut(u32) -> bool) -> Option<u32> {
         let shard = self.shards.get(self.shard(hash))?;
-        let (buckets, tag) = (shard.buckets(slab), tag_of(hash));
-        let home = shard.home(hash);
-        let mut at = home;
-        loop {
-            let bucket = &buckets[at];
-            if let Some(slot) = bucket.find(tag, &mut is) {
-                return Some(bucket.values[slot]);
-            }
-            at = shard.after(at);
-            // In a shard of few buckets others may have passed by every one of them.
-            if bucket.passed == 0 || at == home {
-                return None;
-            }
+        let (home, tag) = (shard.home(hash), tag_of(hash));
+        // Nearly all are in the first bucket.
+        let bucket: &Bucket =
+            bytemuck::cast_ref(slab.words::<BUCKET_WORDS>(shard.block.behind(home * BUCKET_WORDS)));
+        if let Some(slot) = bucket.find(tag, &mut is) {
+            return Some(bucket.values[slot]);
         }
+        if bucket.passed == 0 { None } else { shard.find_behind(slab, home, tag, is) }
     }
 
     /// Tells the processor that a lookup of this hash follows. Returns what [`Table::guess`] wants.
@@ -440,6 +434,31 @@ impl Shard {
     fn home(&self, hash: u64) -> usize {
         let at = ((hash >> BUCKET_BIT) * u64::from(self.buckets)) >> (u64::BITS - BUCKET_BIT);
         usize::try_from(at).expect("an index")
+    }
+
+    /// What [`Table::find`] does when others may have passed by the first bucket.
+    #[inline(never)]
+    fn find_behind(
+        &self,
+        slab: &Slab,
+        home: usize,
+        tag: u8,
+        mut is: impl FnMut(u32) -> bool,
+    ) -> Option<u32> {
+        let buckets = self.buckets(slab);
+        let mut at = self.after(home);
+        // In a shard of few buckets others may have passed by every one of them.
+        while at != home {
+            let bucket = &buckets[at];
+            if let Some(slot) = bucket.find(tag, &mut is) {
+                return Some(bucket.values[slot]);
+            }
+            if bucket.passed == 0 {
+                return None;
+            }
+            at = self.after(at);
+        }
+        None
     }
 
     #[inline]

@@ -117,11 +117,11 @@ impl SwarmStore {
         if lists.head(list).family() == family {
             let census = lists.census(list);
             let lines = WINDOW_PEERS * family.endpoint_bytes() / LINE_BYTES;
-            let mut draws = Rng::new(chance);
-            for (from, to) in [(census.seeders, census.len), (0, census.seeders)] {
+            let kinds = [(census.seeders, census.len), (0, census.seeders)];
+            for ((from, to), draw) in kinds.into_iter().zip(Rng::new(chance).two()) {
                 let bucket = Bucket::new(list, from, to, None);
                 let share = lines * bucket.size() as usize / census.len.max(1) as usize;
-                lists.prefetch_window(list, bucket.begin(draws.next_u32()), 2 + share);
+                lists.prefetch_window(list, bucket.begin(draw), 2 + share);
             }
         }
     }

@@ -55,7 +55,7 @@ impl<'a> Endpoints<'a> {
 
     /// Those of `from..to`, as far as they lie side by side, and where that ends.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn stretch(&self, from: u32, to: u32) -> (&'a [u8], u32) {
         match self {
             Self::Small(family, column) => {
