@@ -1,7 +1,10 @@
 //! What the machine offers below safe Rust: a stretch of memory that grows and gives back in huge
 //! pages; prefetches; sixteen comparisons at once.
 
-#![expect(unsafe_code, reason = "mappings and instructions that safe Rust cannot say")]
+#![cfg_attr(
+    not(miri),
+    expect(unsafe_code, reason = "mappings and instructions that safe Rust cannot say")
+)]
 
 use std::ops::{Deref, DerefMut};
 
@@ -173,7 +176,8 @@ mod mapping {
     }
 }
 
-/// What Miri uses, which knows no mappings: memory that moves when it grows.
+/// What Miri uses, which knows no mappings: all of it at once, zeroed by the allocator and by
+/// copies, which take an interpreter no time.
 #[cfg(miri)]
 mod standin {
     use super::PIECE_WORDS;
@@ -181,21 +185,20 @@ mod standin {
     #[derive(Debug)]
     pub struct Mapping {
         words: Vec<u32>,
-        pieces: usize,
     }
 
     impl Mapping {
-        pub const fn new(pieces: usize) -> Self {
-            Self { words: Vec::new(), pieces }
+        pub fn new(pieces: usize) -> Self {
+            Self { words: vec![0; pieces * PIECE_WORDS] }
         }
 
         pub fn open(&mut self, piece: usize) {
-            assert!(piece < self.pieces, "more memory than was reserved");
-            self.words.resize(self.words.len().max((piece + 1) * PIECE_WORDS), 0);
+            assert!((piece + 1) * PIECE_WORDS <= self.words.len(), "more memory than was reserved");
         }
 
         pub fn give_back(&mut self, piece: usize) {
-            self.words[piece * PIECE_WORDS..][..PIECE_WORDS].fill(0);
+            let zeros = vec![0; PIECE_WORDS];
+            self.words[piece * PIECE_WORDS..][..PIECE_WORDS].copy_from_slice(&zeros);
         }
 
         pub fn words(&self, count: usize) -> &[u32] {
