@@ -35,14 +35,14 @@ const _: () = {
 
 /// The endpoints of a list, wherever they are.
 #[derive(Clone, Copy, Debug)]
-pub enum Endpoints<'a> {
+pub enum EndpointColumn<'a> {
     /// Side by side, and other things behind them.
     Small(Family, &'a [u8]),
     /// In runs.
     Large(&'a Slab, &'a Runs),
 }
 
-impl<'a> Endpoints<'a> {
+impl<'a> EndpointColumn<'a> {
     /// Their family.
     #[must_use]
     #[inline]
@@ -408,13 +408,13 @@ impl Lists {
     /// The endpoints of a list.
     #[must_use]
     #[inline]
-    pub fn endpoints(&self, list: Block) -> Endpoints<'_> {
+    pub fn endpoints(&self, list: Block) -> EndpointColumn<'_> {
         let head = self.head(list);
         if head.is_large() {
-            Endpoints::Large(&self.slab, &self.large(list).runs)
+            EndpointColumn::Large(&self.slab, &self.large(list).runs)
         } else {
             let column = bytemuck::cast_slice(&self.slab.tail(list)[HEAD_WORDS..]);
-            Endpoints::Small(head.family(), column)
+            EndpointColumn::Small(head.family(), column)
         }
     }
 
