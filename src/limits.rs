@@ -42,6 +42,33 @@ pub const HTTP_IDLE_SECONDS: u32 = 30;
 /// Seconds a response may wait for a slow reader.
 pub const HTTP_WRITE_SECONDS: u32 = 10;
 
+/// Bytes of a WebSocket message; more closes the connection (1009).
+pub const WEB_MESSAGE_BYTES_MAX: usize = 64 * 1_024;
+/// Levels of nesting in a message; what clients send has four.
+pub const WEB_DEPTH_MAX: usize = 8;
+/// Offers of one announce that are passed on; clients send five.
+pub const WEB_OFFERS_MAX: usize = 10;
+/// Characters of an `offer_id`; clients send 20, or 16.
+pub const WEB_OFFER_ID_CHARS_MAX: usize = 64;
+/// Swarms that the peers of one connection may be in.
+pub const WEB_TORRENTS_MAX: usize = 1_024;
+/// Offers that one connection has been given and may still answer; the oldest goes first.
+pub const WEB_PENDING_MAX: usize = 64;
+/// Seconds for an answer to an offer; clients give up after 50.
+pub const WEB_PENDING_SECONDS: u32 = 120;
+/// Bytes that wait for a slow reader before its connection is closed.
+pub const WEB_QUEUE_BYTES_MAX: usize = 256 * 1_024;
+/// Seconds between two pings.
+pub const WEB_PING_SECONDS: u32 = 30;
+/// Seconds without a byte, pongs included, after which the other side is gone: two pings and a
+/// little.
+pub const WEB_SILENT_SECONDS: u32 = 75;
+/// Seconds without a message after which a connection is closed; clients announce every two
+/// minutes.
+pub const WEB_IDLE_SECONDS: u32 = 600;
+/// Seconds for the other side to answer a close.
+pub const WEB_CLOSE_SECONDS: u32 = 2;
+
 /// Workers at the most; a mailbox pair exists for every two of them.
 pub const WORKERS_MAX: usize = 256;
 /// Scrapes of one core that wait for other cores' counts.
@@ -76,5 +103,7 @@ const _: () = assert!(20 + ENDPOINT_V4_BYTES * NUM_WANT_MAX as usize <= UDP_REPL
 const _: () = assert!(8 + 12 * UDP_SCRAPE_HASHES_MAX <= UDP_REPLY_BYTES_MAX);
 const _: () = assert!(16 + 20 * (UDP_SCRAPE_HASHES_MAX + 1) <= DATAGRAM_BYTES_MAX);
 const _: () = assert!(NUM_WANT_DEFAULT <= NUM_WANT_MAX);
+const _: () = assert!(2 * WEB_PING_SECONDS < WEB_SILENT_SECONDS);
+const _: () = assert!(WEB_MESSAGE_BYTES_MAX + 1_024 <= WEB_QUEUE_BYTES_MAX);
 // Each source on loopback has an address of its own: 250 in each of 250 networks.
 const _: () = assert!(LOAD_THREADS_MAX as u32 * LOAD_SOURCES_MAX as u32 <= 250 * 250);

@@ -13,6 +13,7 @@ use throng::tracker::counters::{Action, Transport, request_index};
 use throng::tracker::http::{Connection, HttpAnswer};
 use throng::tracker::owner::{CoreId, Owner};
 use throng::tracker::policy::{Policy, PortSet};
+use throng::tracker::web::RelayKey;
 use throng::tracker::{Datagram, Effects, MailboxFull, Setup, Tracker};
 use throng::wire::addr::Family;
 use throng::wire::announce::{Announce, Event, Left, NumWant};
@@ -76,17 +77,7 @@ fn tracker_of(core: u16, cores: u16) -> Tracker {
     Tracker::new(Setup {
         core: CoreId(core),
         owner: Owner::new([0x9E37_79B9; 11], cores),
-        policy: Arc::new(Policy {
-            interval_secs: 1_800,
-            jitter_percent: 10,
-            num_want_default: 50,
-            num_want_max: 200,
-            isolate_private_networks: true,
-            deny_ports: PortSet::new([22..=22]),
-            trust_ip_param_from: Vec::new(),
-            http_scrape_hashes_max: 100,
-            polite_refusal: false,
-        }),
+        policy: Arc::new(Policy { deny_ports: PortSet::new([22..=22]), ..Policy::default() }),
         access: Access::Open,
         connection_ids: ConnectionIds::new([7; 16], 1_700_000_000, 128),
         bounds: Bounds {
@@ -97,6 +88,7 @@ fn tracker_of(core: u16, cores: u16) -> Tracker {
         },
         hash_key: HashKey(11, 22),
         seed: 33,
+        relay_key: RelayKey::new([9; 16]),
     })
 }
 

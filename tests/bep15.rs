@@ -1301,7 +1301,7 @@ fn provoke_drop(reason: DropReason) -> Option<World> {
         DropReason::Malformed(ParseError::UnknownAction) => {
             world.datagram(v4(1), &[0xFF; 16]);
         }
-        // What only HTTP can do wrong; there it is told, not dropped.
+        // What only HTTP or a WebSocket can do wrong; there it is told, not dropped.
         DropReason::Malformed(
             ParseError::BadRequest
             | ParseError::HeadTooLarge
@@ -1311,7 +1311,12 @@ fn provoke_drop(reason: DropReason) -> Option<World> {
             | ParseError::SeveralInfoHashes
             | ParseError::BadInfoHash
             | ParseError::BadPeerId
-            | ParseError::BadPort,
+            | ParseError::BadPort
+            | ParseError::BadUpgrade
+            | ParseError::UpgradeRequired
+            | ParseError::BadJson
+            | ParseError::BadAction
+            | ParseError::BadOffer,
         ) => return None,
         DropReason::BadConnectionId => {
             world.datagram(v4(2), &announce);
@@ -1378,8 +1383,12 @@ fn every_udp_refusal_is_counted_in_its_own_cell_and_sent_as_its_text() {
                 announce_bytes(id, &leecher(HASH, 6_881))
             }
             Refusal::FullScrape => scrape_bytes(id, &[]),
-            // Those two are for HTTP: over UDP the first is silence, the second is a drop.
-            Refusal::Malformed(_) | Refusal::Busy => continue,
+            // For HTTP and WebSocket: over UDP the first is silence, the second is a drop.
+            Refusal::Malformed(_)
+            | Refusal::Busy
+            | Refusal::TooManyTorrents
+            | Refusal::NoSuchOffer
+            | Refusal::OriginNotAllowed => continue,
         };
         let answer = world.answer(v4(1), &request);
         assert_eq!(read_error(&answer), refusal.text());

@@ -672,11 +672,18 @@ fn provoke_refusal(refusal: Refusal) -> Option<(World, Response)> {
             let far = escape(&world.hash_of(1, 0).0);
             get(&mut world, &format!("/announce?info_hash={far}&{peer_id}&port=6881"))
         }
+        // What only a WebSocket is told.
+        Refusal::TooManyTorrents | Refusal::NoSuchOffer | Refusal::OriginNotAllowed => return None,
         Refusal::Malformed(error) => match error {
-            // What only a datagram can be.
-            ParseError::Truncated | ParseError::BadMagic | ParseError::UnknownAction => {
-                return None;
-            }
+            // What only a datagram or a WebSocket can be.
+            ParseError::Truncated
+            | ParseError::BadMagic
+            | ParseError::UnknownAction
+            | ParseError::BadUpgrade
+            | ParseError::UpgradeRequired
+            | ParseError::BadJson
+            | ParseError::BadAction
+            | ParseError::BadOffer => return None,
             // A scrape without one is a full scrape, refused as such.
             ParseError::MissingInfoHash => get(&mut world, &format!("/announce?{peer_id}")),
             ParseError::SeveralInfoHashes => {
@@ -709,7 +716,15 @@ fn provoke_refusal(refusal: Refusal) -> Option<(World, Response)> {
 
 #[test]
 fn every_refusal_is_a_failure_with_fixed_text_in_its_own_cell() {
-    let own = [Refusal::PortZero, Refusal::NotAllowed, Refusal::FullScrape, Refusal::Busy];
+    let own = [
+        Refusal::PortZero,
+        Refusal::NotAllowed,
+        Refusal::FullScrape,
+        Refusal::Busy,
+        Refusal::TooManyTorrents,
+        Refusal::NoSuchOffer,
+        Refusal::OriginNotAllowed,
+    ];
     let all: Vec<Refusal> =
         own.into_iter().chain(ParseError::ALL.map(Refusal::Malformed)).collect();
     assert_eq!(all.len(), Refusal::COUNT);

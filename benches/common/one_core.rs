@@ -11,6 +11,7 @@ use throng::tracker::connection_id::ConnectionIds;
 use throng::tracker::http::Connection;
 use throng::tracker::owner::{CoreId, Owner};
 use throng::tracker::policy::{Policy, PortSet};
+use throng::tracker::web::RelayKey;
 use throng::tracker::{Datagram, Effects, MailboxFull, Setup};
 use throng::wire::id::InfoHash;
 use throng::wire::udp::Reply;
@@ -74,15 +75,8 @@ pub fn setup(cores: u16) -> Setup {
         core: CoreId(0),
         owner: Owner::new([0x9E37_79B9; 11], cores),
         policy: Arc::new(Policy {
-            interval_secs: 1_800,
-            jitter_percent: 10,
-            num_want_default: 50,
-            num_want_max: 200,
-            isolate_private_networks: true,
             deny_ports: PortSet::new([22..=22, 135..=139]),
-            trust_ip_param_from: Vec::new(),
-            http_scrape_hashes_max: 100,
-            polite_refusal: false,
+            ..Policy::default()
         }),
         access: Access::Open,
         connection_ids: ConnectionIds::new([7; 16], 1_700_000_000, 128),
@@ -94,6 +88,7 @@ pub fn setup(cores: u16) -> Setup {
         },
         hash_key: HashKey(11, 22),
         seed: 33,
+        relay_key: RelayKey::new([9; 16]),
     }
 }
 

@@ -108,6 +108,10 @@ pub struct Http {
     pub write_timeout: Span,
     /// Hashes answered in one scrape. Default and maximum [`limits::HTTP_SCRAPE_HASHES_MAX`].
     pub max_scrape_hashes: usize,
+    /// Whether WebTorrent is served on the same listeners. Default true.
+    pub websocket: bool,
+    /// Pages that may open WebSockets, as `Origin` names them. Default none = all.
+    pub websocket_origins: Vec<String>,
 }
 
 /// `[admin]`
@@ -125,6 +129,8 @@ pub struct Admin {
 pub struct Announce {
     /// Time between two announces of a peer. Default 30m, 1m to 24h.
     pub interval: Span,
+    /// Time between two announces of a WebSocket peer. Default 2m, 30s to 1h.
+    pub websocket_interval: Span,
     /// How far a peer's interval may differ from that. Default 10, 0 to 50.
     pub jitter_percent: u8,
     /// Peers returned when the request does not say. Default 50, 1 to `num_want_max`.
@@ -285,6 +291,8 @@ impl Default for Http {
             idle_timeout: Span::from_secs(limits::HTTP_IDLE_SECONDS),
             write_timeout: Span::from_secs(limits::HTTP_WRITE_SECONDS),
             max_scrape_hashes: limits::HTTP_SCRAPE_HASHES_MAX,
+            websocket: true,
+            websocket_origins: Vec::new(),
         }
     }
 }
@@ -299,6 +307,7 @@ impl Default for Announce {
     fn default() -> Self {
         Self {
             interval: Span::from_secs(30 * 60),
+            websocket_interval: Span::from_secs(2 * 60),
             jitter_percent: 10,
             num_want_default: limits::NUM_WANT_DEFAULT,
             num_want_max: limits::NUM_WANT_MAX,

@@ -63,7 +63,7 @@ pub(super) const SECTIONS: [&str; 7] =
     ["udp", "http", "admin", "announce", "swarm", "access", "log"];
 
 /// Every key, in the order of the file.
-pub(super) static KEYS: [Key; 30] = [
+pub(super) static KEYS: [Key; 33] = [
     key("workers", Expected::Whole { min: 0, max: limits::WORKERS_MAX as u64 }),
     key("state_dir", Expected::Text(PATH)),
     key("udp.listen", Expected::List(LISTEN)),
@@ -80,8 +80,11 @@ pub(super) static KEYS: [Key; 30] = [
         "http.max_scrape_hashes",
         Expected::Whole { min: 1, max: limits::HTTP_SCRAPE_HASHES_MAX as u64 },
     ),
+    key("http.websocket", Expected::Flag),
+    key("http.websocket_origins", Expected::List(ORIGIN)),
     key("admin.listen", Expected::Text(LOOPBACK)),
     key("announce.interval", Expected::Duration { min: 60, max: 24 * 3_600 }),
+    key("announce.websocket_interval", Expected::Duration { min: 30, max: 3_600 }),
     key("announce.jitter_percent", Expected::Whole { min: 0, max: 50 }),
     key("announce.num_want_default", NUM_WANT),
     key("announce.num_want_max", NUM_WANT),
@@ -122,6 +125,13 @@ const PORTS: Form = Form {
 const NETWORK: Form = Form {
     what: "networks such as \"192.0.2.0/24\", or \"192.0.2.1/32\" for one address",
     holds: |text| text.parse::<IpNet>().is_ok(),
+};
+const ORIGIN: Form = Form {
+    what: "origins such as \"https://example.org\" or \"http://localhost:8080\"",
+    holds: |text| {
+        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        host.is_some_and(|host| !host.is_empty() && !host.contains(['/', ' ', '?', '#']))
+    },
 };
 const KEY: Form = Form {
     what: "32 hex digits, or \"\" to have a key drawn",

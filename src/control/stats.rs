@@ -64,10 +64,10 @@ mod tests {
 
     #[test]
     fn totals_are_sums_over_all_labels() {
-        let total = Counters { requests: [2; 12], seeders: [3, 4], ..Counters::default() };
+        let total = Counters { requests: [2; 24], seeders: [3, 4], ..Counters::default() };
         let text = render(&total, 2, Duration::from_secs(61));
         let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        assert_eq!(value["requests"], 24);
+        assert_eq!(value["requests"], 48);
         assert_eq!(value["seeders"]["ipv6"], 4);
         assert_eq!((&value["workers"], &value["uptime_seconds"]), (&2.into(), &61.into()));
     }

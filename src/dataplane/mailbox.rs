@@ -23,13 +23,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
-use crate::limits::{HTTP_RESPONSE_BYTES_MAX, WORKERS_MAX};
+use crate::limits::{
+    HTTP_RESPONSE_BYTES_MAX, WEB_MESSAGE_BYTES_MAX, WEB_TORRENTS_MAX, WORKERS_MAX,
+};
 use crate::tracker::owner::CoreId;
 
 /// Bytes in a word of a ring.
 const WORD_BYTES: usize = 8;
 /// The smallest ring that [`capacity_bytes`] advises.
-const CAPACITY_BYTES_MIN: usize = 64 * 1_024;
+const CAPACITY_BYTES_MIN: usize = 128 * 1_024;
 /// The largest ring that [`capacity_bytes`] advises.
 const CAPACITY_BYTES_MAX: usize = 1_024 * 1_024;
 /// What the rings into one worker may take together before [`CAPACITY_BYTES_MIN`] decides.
@@ -37,11 +39,14 @@ const WORKER_BYTES: usize = 4 * 1_024 * 1_024;
 /// Messages taken from one sender before the others have their turn.
 const BURST_MAX: u32 = 16;
 
-// The longest thing that travels: a whole HTTP response, and room for whom it is for.
+// The longest things that travel: a whole HTTP response, a whole WebSocket message, the names of
+// all peers of a WebSocket; and room for whom they are for.
 const _: () = assert!(HTTP_RESPONSE_BYTES_MAX + 1_024 <= message_bytes_max(CAPACITY_BYTES_MIN));
+const _: () = assert!(WEB_MESSAGE_BYTES_MAX + 1_024 <= message_bytes_max(CAPACITY_BYTES_MIN));
+const _: () = assert!(40 * WEB_TORRENTS_MAX + 1_024 <= message_bytes_max(CAPACITY_BYTES_MIN));
 
 /// The capacity of each ring for `workers` workers: about 4 MiB for all the rings into one worker,
-/// but at least 64 KiB (a ring must hold the longest message) and at most 1 MiB each.
+/// but at least 128 KiB (a ring must hold the longest message) and at most 1 MiB each.
 #[must_use]
 pub fn capacity_bytes(workers: usize) -> usize {
     let share = WORKER_BYTES / workers.max(1);

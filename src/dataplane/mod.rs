@@ -1,7 +1,8 @@
 //! One core's I/O. Moves bytes, decides nothing.
 
-pub mod http;
+pub mod connections;
 pub mod mailbox;
+pub mod orders;
 pub mod probe;
 pub mod ring;
 mod sleep;

@@ -9,18 +9,17 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::http::{Connections, Limits};
-use super::mailbox::{Doorbell, Post};
+use super::connections::{Connections, Limits};
+use super::mailbox::Post;
+use super::orders::Orders;
 use super::ring::{Completion, Operation, Outbox, Ring, Sizes, Token};
 use super::sleep::Sleeper;
 use crate::limits::{BATCH_MAX, UDP_REPLY_BYTES_MAX};
 use crate::time::Seconds;
-use crate::tracker::access::Access;
 use crate::tracker::http::Connection;
 use crate::tracker::owner::CoreId;
 use crate::tracker::published::Published;
@@ -34,55 +33,12 @@ const IDLE_TURNS: u32 = 4;
 const MESSAGES_MAX: usize = 256;
 /// Seconds between two log lines about the same trouble.
 const LOG_SECONDS: u32 = 60;
+/// Copies of answers that are kept for the next ones.
+const SPARE_COPIES: usize = 256;
+/// Bytes above which a copy is not kept.
+const SPARE_COPY_BYTES_MAX: usize = 16 * 1_024;
 /// Turns for answers to leave after the order to stop.
 const GOODBYE_TURNS: u32 = 8;
-
-/// What the control plane wants of a worker, looked at on every turn.
-#[derive(Debug)]
-pub struct Orders {
-    doorbell: Arc<Doorbell>,
-    stop: AtomicBool,
-    access_changed: AtomicBool,
-    access: std::sync::Mutex<Access>,
-}
-
-impl Orders {
-    /// No order yet; `doorbell` is the worker's own.
-    #[must_use]
-    pub fn new(doorbell: Arc<Doorbell>) -> Self {
-        Self {
-            doorbell,
-            stop: AtomicBool::new(false),
-            access_changed: AtomicBool::new(false),
-            access: std::sync::Mutex::default(),
-        }
-    }
-
-    /// The worker ends its loop in order.
-    pub fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
-        self.doorbell.ring_always();
-    }
-
-    /// The worker uses another access list.
-    ///
-    /// # Panics
-    /// If a worker panicked while it took the last one, which ends the process anyway.
-    pub fn set_access(&self, access: Access) {
-        *self.access.lock().expect("no holder panics") = access;
-        self.access_changed.store(true, Ordering::Release);
-        self.doorbell.ring_always();
-    }
-
-    fn new_access(&self) -> Option<Access> {
-        // One load on most turns; the lock only after an operator changed something.
-        if !self.access_changed.load(Ordering::Relaxed) {
-            return None;
-        }
-        self.access_changed.store(false, Ordering::Relaxed);
-        Some(self.access.lock().expect("no holder panics").clone())
-    }
-}
 
 /// What makes a worker.
 pub struct Parts {
@@ -153,11 +109,29 @@ enum Accepting {
     Refusing,
 }
 
-/// HTTP answers on their way from the tracker to their connections.
+/// What the tracker says to connections, on its way to them.
 #[derive(Default)]
 struct Answers {
-    ready: Vec<(Token, Vec<u8>)>,
+    /// The answer to the request that waits.
+    http: Vec<(Token, Vec<u8>)>,
+    /// Messages, oldest first.
+    web: Vec<(Token, Vec<u8>)>,
     spare: Vec<Vec<u8>>,
+}
+
+impl Answers {
+    fn copy(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut copy = self.spare.pop().unwrap_or_default();
+        copy.clear();
+        copy.extend_from_slice(bytes);
+        copy
+    }
+
+    fn recycle(&mut self, copy: Vec<u8>) {
+        if self.spare.len() < SPARE_COPIES && copy.capacity() <= SPARE_COPY_BYTES_MAX {
+            self.spare.push(copy);
+        }
+    }
 }
 
 impl Worker {
@@ -205,7 +179,7 @@ impl Worker {
         self.turn()?;
         self.published.set_serving(true);
         let mut idle = 0;
-        while !self.orders.stop.load(Ordering::Relaxed) {
+        while !self.orders.is_stopped() {
             idle = if self.turn()? { 0 } else { idle + 1 };
             if idle <= IDLE_TURNS {
                 glommio::yield_if_needed().await;
@@ -357,12 +331,26 @@ impl Worker {
         any
     }
 
-    /// Brings answers to the connections that wait for them.
+    /// Brings what the tracker said to the connections that it is for, and tells it which of them
+    /// have gone.
     fn deliver_answers(&mut self) {
-        while let Some((token, body)) = self.answers.ready.pop() {
+        while let Some((token, body)) = self.answers.http.pop() {
             let progress = self.connections.answered(token, &body);
             self.connections.proceed(self.now, token, progress, &mut self.ring);
-            self.answers.spare.push(body);
+            self.answers.recycle(body);
+        }
+        let mut messages = std::mem::take(&mut self.answers.web);
+        for (token, text) in messages.drain(..) {
+            let progress = self.connections.send_web(token, &text, &mut self.tracker);
+            self.connections.proceed(self.now, token, progress, &mut self.ring);
+            self.answers.recycle(text);
+        }
+        self.answers.web = messages;
+        while let Some(token) = self.connections.take_closed() {
+            let (_, outbox) = self.ring.split();
+            let (udp, post, answers) = (&self.udp, &mut self.post, &mut self.answers);
+            let mut exits = Exits { outbox, udp, post, answers };
+            self.tracker.web_closed(self.now, Connection(token.to_bits()), &mut exits);
         }
     }
 
@@ -492,6 +480,7 @@ impl Worker {
         for socket in &self.udp {
             self.ring.cancel(socket.as_fd());
         }
+        self.connections.say_goodbye(self.now, &mut self.ring);
         for _ in 0..GOODBYE_TURNS {
             self.ring.enter(&mut self.completions)?;
             let mut completions = std::mem::take(&mut self.completions);
@@ -534,10 +523,13 @@ impl Effects for Exits<'_> {
     }
 
     fn answer_http(&mut self, connection: Connection, body: &[u8]) {
-        let mut copy = self.answers.spare.pop().unwrap_or_default();
-        copy.clear();
-        copy.extend_from_slice(body);
-        self.answers.ready.push((Token::from_bits(connection.0), copy));
+        let copy = self.answers.copy(body);
+        self.answers.http.push((Token::from_bits(connection.0), copy));
+    }
+
+    fn send_web(&mut self, connection: Connection, text: &[u8]) {
+        let copy = self.answers.copy(text);
+        self.answers.web.push((Token::from_bits(connection.0), copy));
     }
 }
 

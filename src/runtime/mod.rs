@@ -22,10 +22,11 @@ use tracing::{info, warn};
 use crate::check::{self, Settings};
 use crate::config::{Config, Mode, Refusal};
 use crate::control::{self, admin, signals};
+use crate::dataplane::orders::Orders;
 use crate::dataplane::ring::Sizes;
 use crate::dataplane::socket::{self, BindError};
-use crate::dataplane::worker::{Orders, Parts, Worker, boot_seconds};
-use crate::dataplane::{http, mailbox, probe, steering};
+use crate::dataplane::worker::{Parts, Worker, boot_seconds};
+use crate::dataplane::{connections, mailbox, probe, steering};
 use crate::limits::WORKERS_MAX;
 use crate::swarm::{Bounds, HashKey};
 use crate::tracker::Setup;
@@ -34,6 +35,7 @@ use crate::tracker::connection_id::ConnectionIds;
 use crate::tracker::owner::{CoreId, Owner};
 use crate::tracker::policy::{Policy, PortSet};
 use crate::tracker::published::Published;
+use crate::tracker::web::RelayKey;
 
 /// Memory that an executor registers for its own file I/O, of which we do none.
 const EXECUTOR_IO_BYTES: usize = 64 * 1_024;
@@ -114,7 +116,7 @@ struct Plan {
     policy: Arc<Policy>,
     access: Access,
     bounds: Bounds,
-    http_limits: http::Limits,
+    http_limits: connections::Limits,
 }
 
 /// Runs the tracker until a signal ends it.
@@ -129,6 +131,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
     let started = boot_seconds();
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let secrets = secrets::draw(config)?;
+    let relay_key: [u8; 16] = secrets::random_bytes()?;
     let owner = Owner::new(secrets.owner_keys, u16_of(workers));
 
     let (mut udp, mut http) = bind(config, workers)?;
@@ -157,6 +160,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
                 bounds: plan.bounds,
                 hash_key: HashKey(secrets::random_u64()?, secrets::random_u64()?),
                 seed: secrets::random_u64()?,
+                relay_key: RelayKey::new(relay_key),
             },
             udp: udp.iter_mut().map(|group| group.remove(0)).collect(),
             http: http.iter_mut().map(|group| group.remove(0)).collect(),
@@ -262,7 +266,7 @@ fn plan(config: &Config) -> Result<Plan, RunError> {
         peer_ttl_secs: config.swarm.peer_ttl.as_secs(),
         keep_peer_ids: config.swarm.keep_peer_ids,
     };
-    let http_limits = http::Limits {
+    let http_limits = connections::Limits {
         connections_max: connections_max(config, workers),
         head_secs: config.http.head_timeout.as_secs(),
         idle_secs: config.http.idle_timeout.as_secs(),
@@ -271,6 +275,7 @@ fn plan(config: &Config) -> Result<Plan, RunError> {
     let announce = &config.announce;
     let policy = Policy {
         interval_secs: announce.interval.as_secs(),
+        web_interval_secs: announce.websocket_interval.as_secs(),
         jitter_percent: announce.jitter_percent,
         num_want_default: announce.num_want_default,
         num_want_max: announce.num_want_max,
@@ -278,6 +283,8 @@ fn plan(config: &Config) -> Result<Plan, RunError> {
         deny_ports: PortSet::new(announce.denied_ports()),
         trust_ip_param_from: announce.trust_ip_param_from.clone(),
         http_scrape_hashes_max: config.http.max_scrape_hashes,
+        web: config.http.websocket,
+        web_origins: config.http.websocket_origins.clone(),
         polite_refusal: config.access.refusal == Refusal::Polite,
     };
     Ok(Plan { cpus, policy: Arc::new(policy), access: load_access(config)?, bounds, http_limits })

@@ -27,7 +27,7 @@ pub(super) struct Secrets {
 pub(super) fn draw(config: &Config) -> Result<Secrets, RunError> {
     let mut owner_keys = [0; HALFWORDS + 1];
     for key in &mut owner_keys {
-        *key = u32::from_be_bytes(random()?);
+        *key = u32::from_be_bytes(random_bytes()?);
     }
     let connection_id_key = match config.udp.connection_id_key_bytes() {
         Some(key) => key,
@@ -38,10 +38,10 @@ pub(super) fn draw(config: &Config) -> Result<Secrets, RunError> {
 
 /// A random number.
 pub(super) fn random_u64() -> Result<u64, RunError> {
-    random().map(u64::from_be_bytes)
+    random_bytes().map(u64::from_be_bytes)
 }
 
-fn random<const N: usize>() -> Result<[u8; N], RunError> {
+pub(super) fn random_bytes<const N: usize>() -> Result<[u8; N], RunError> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|error| RunError::Io {
         what: "drawing random keys",
@@ -53,7 +53,7 @@ fn random<const N: usize>() -> Result<[u8; N], RunError> {
 /// The key in the state directory, drawn at first start. Without such a directory a key is drawn
 /// each time, and one line says so.
 fn kept_key(config: &Config) -> Result<[u8; 16], RunError> {
-    let drawn = random()?;
+    let drawn = random_bytes()?;
     let Some(directory) = config.state_dir(|name| std::env::var_os(name)) else {
         warn!("no state directory: UDP clients must connect again after a restart");
         return Ok(drawn);

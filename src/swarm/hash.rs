@@ -10,8 +10,9 @@ use std::hash::Hasher as _;
 
 use siphasher::sip::SipHasher13;
 
+use super::web::Place;
 use crate::wire::addr::Endpoint;
-use crate::wire::id::InfoHash;
+use crate::wire::id::{InfoHash, PeerId};
 
 /// What the secrets of one core's tables are drawn from.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +27,8 @@ pub struct Hasher {
     words: [u64; WORDS],
     sum: u64,
     folds: [u64; 2],
+    /// For what stands beside the `peer_id` in the name of a WebSocket peer.
+    beside: [u64; 4],
 }
 
 impl Hasher {
@@ -41,18 +44,36 @@ impl Hasher {
             words: [draw(0), draw(1), draw(2), draw(3), draw(4)],
             sum: draw(5),
             folds: [draw(6), draw(7)],
+            beside: [draw(8), draw(9), draw(10), draw(11)],
         }
     }
 
     /// The hash of a swarm's name.
     #[must_use]
     pub fn info_hash(&self, info_hash: &InfoHash) -> u64 {
-        let (words, _) = info_hash.0.as_chunks::<4>();
+        self.fold(self.sum_of(&info_hash.0))
+    }
+
+    /// The hash of a WebSocket peer's name.
+    #[must_use]
+    pub fn member(&self, swarm: u32, place: Place, peer_id: &PeerId) -> u64 {
+        let Place { core, connection } = place;
+        let halves = [connection >> 32, connection & u64::from(u32::MAX)];
+        let beside = [u64::from(swarm), u64::from(core), halves[0], halves[1]];
+        let mut sum = self.sum_of(&peer_id.0);
+        for (word, key) in beside.into_iter().zip(self.beside) {
+            sum = sum.wrapping_add(word.wrapping_mul(key));
+        }
+        self.fold(sum)
+    }
+
+    fn sum_of(&self, bytes: &[u8; 20]) -> u64 {
+        let (words, _) = bytes.as_chunks::<4>();
         let mut sum = self.sum;
         for (word, key) in words.iter().zip(self.words) {
             sum = sum.wrapping_add(u64::from(u32::from_be_bytes(*word)).wrapping_mul(key));
         }
-        self.fold(sum)
+        sum
     }
 
     /// The hash of a peer's name within a swarm.

@@ -22,6 +22,7 @@ mod small;
 mod swarms;
 mod table;
 mod warm;
+pub mod web;
 
 pub use hash::HashKey;
 pub use peers::Report;
@@ -109,6 +110,17 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Those of one swarm whose peers are in two places.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            seeders: self.seeders.saturating_add(other.seeders),
+            leechers: self.leechers.saturating_add(other.leechers),
+            partial: self.partial.saturating_add(other.partial),
+            completed: self.completed.saturating_add(other.completed),
+        }
+    }
+
     /// Those of a swarm that has one list.
     const fn of_one(list: &Census, completed: u32) -> Self {
         let Census { len, seeders, partial } = *list;

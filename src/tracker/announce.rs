@@ -94,10 +94,11 @@ impl Tracker {
             removed: self.store.removed_peers().wrapping_sub(removed_before),
         });
 
+        let beside = self.web.counts(&arrival.info_hash);
         let Some((swarm, counts)) = swarm else {
-            let (counts, sample) = (Counts::default(), Sample::empty());
-            return Ok(Reply { interval_secs, counts, sample });
+            return Ok(Reply { interval_secs, counts: beside, sample: Sample::empty() });
         };
+        let counts = counts.plus(beside);
         let (default, max) = (self.policy.num_want_default, self.policy.num_want_max);
         let num_want = announce.num_want.resolve(default, max).min(peers_max);
         let sample = if stopped || num_want == 0 {

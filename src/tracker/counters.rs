@@ -15,6 +15,8 @@ pub enum Transport {
     Udp = 0,
     /// BEP 3.
     Http = 1,
+    /// WebTorrent.
+    Web = 2,
 }
 
 /// What a request asks.
@@ -27,15 +29,17 @@ pub enum Action {
     Announce = 1,
     /// Counts of swarms.
     Scrape = 2,
+    /// To have an answer brought to whoever made the offer (WebTorrent).
+    Answer = 3,
 }
 
 /// Transports times families times actions.
-pub const REQUEST_KINDS: usize = 2 * 2 * 3;
+pub const REQUEST_KINDS: usize = 3 * 2 * 4;
 
 /// The place of a kind of request in [`Counters::requests`].
 #[must_use]
 pub const fn request_index(transport: Transport, family: Family, action: Action) -> usize {
-    (transport as usize * 2 + family as usize) * 3 + action as usize
+    (transport as usize * 2 + family as usize) * 4 + action as usize
 }
 
 /// Whether a metric only grows.
@@ -82,9 +86,9 @@ impl Labels {
         match self {
             Self::None => Vec::new(),
             Self::Request => vec![
-                ("transport", ["udp", "http"][index / 6]),
-                ("family", FAMILIES[index / 3 % 2]),
-                ("action", ["connect", "announce", "scrape"][index % 3]),
+                ("transport", ["udp", "http", "websocket"][index / 8]),
+                ("family", FAMILIES[index / 4 % 2]),
+                ("action", ["connect", "announce", "scrape", "answer"][index % 4]),
             ],
             Self::Family => vec![("family", FAMILIES[index])],
             Self::Drop => vec![("reason", DropReason::label(index))],
@@ -163,7 +167,7 @@ macro_rules! counters {
 
 counters! {
     Counter Request requests:
-        "Requests received: verified ones over UDP, any announce or scrape over HTTP.";
+        "Requests received: verified ones over UDP, any announce or scrape over HTTP and WebSocket.";
     Counter Request replies: "Requests answered, refusals not among them.";
     Counter Drop drops: "Requests that got no answer, or none in time, by reason.";
     Counter Refusal refusals: "Requests answered with a failure, by reason.";
@@ -180,6 +184,13 @@ counters! {
     Gauge None http_connections: "HTTP connections open.";
     Counter None http_received_bytes: "Bytes read from HTTP connections.";
     Counter None http_sent_bytes: "Bytes written to HTTP connections.";
+    Counter None web_connections_accepted: "WebSocket connections opened.";
+    Counter None web_connections_slow: "WebSocket connections closed for reading too slowly.";
+    Gauge None web_connections: "WebSocket connections open.";
+    Counter None web_offers: "Offers brought to peers.";
+    Counter None web_answers: "Answers brought to whoever made the offer.";
+    Counter None web_undelivered:
+        "Messages for WebSocket connections that had gone, or whose way was full.";
     Counter None messages_sent: "Messages handed to other cores.";
     Counter None messages_refused: "Messages that did not fit into another core's mailbox.";
     Counter None messages_received: "Messages taken from other cores.";
@@ -187,9 +198,12 @@ counters! {
     Counter None ring_overflows: "Turns that found the completion queue overflown.";
     Counter None turns: "Turns of the worker's loop.";
     Counter None sleeps: "Turns after which the worker slept.";
-    Gauge None swarms: "Swarms held.";
-    Gauge Family seeders: "Peers held that need nothing more.";
-    Gauge Family leechers: "Peers held that still need something.";
+    Gauge None swarms: "Swarms held that have UDP or HTTP peers.";
+    Gauge Family seeders: "UDP and HTTP peers held that need nothing more.";
+    Gauge Family leechers: "UDP and HTTP peers held that still need something.";
+    Gauge None web_swarms: "Swarms held that have WebSocket peers.";
+    Gauge Family web_seeders: "WebSocket peers held that need nothing more.";
+    Gauge Family web_leechers: "WebSocket peers held that still need something.";
     Gauge None store_bytes: "Bytes held by swarms and peers.";
     Gauge None store_budget_bytes: "Bytes that swarms and peers may take.";
     Counter None completed: "Downloads that finished.";
@@ -250,9 +264,9 @@ mod tests {
 
     #[test]
     fn request_index_follows_the_labels() {
-        let index = request_index(Transport::Http, Family::V6, Action::Scrape);
+        let index = request_index(Transport::Web, Family::V6, Action::Answer);
         let labels = Labels::Request.of(index);
-        assert_eq!(labels, [("transport", "http"), ("family", "ipv6"), ("action", "scrape")]);
+        assert_eq!(labels, [("transport", "websocket"), ("family", "ipv6"), ("action", "answer")]);
         assert_eq!(index, REQUEST_KINDS - 1);
     }
 }

@@ -18,7 +18,7 @@ use crate::wire::addr::{Endpoint, Family};
 use crate::wire::announce::Announce;
 use crate::wire::bencode::Writer;
 use crate::wire::error::ParseError;
-use crate::wire::http::{self, AnnounceQuery, Head, Status};
+use crate::wire::http::{self, AnnounceQuery, Head, Status, Upgrade};
 use crate::wire::id::InfoHash;
 
 /// Names an HTTP connection; made and understood by whoever drives the tracker.
@@ -98,8 +98,37 @@ impl Tracker {
             ParseError::NotFound => Status::NotFound,
             ParseError::MethodNotAllowed => Status::MethodNotAllowed,
             ParseError::HeadTooLarge => Status::HeadTooLarge,
+            ParseError::UpgradeRequired => Status::UpgradeRequired,
             _ => Status::BadRequest,
         }
+    }
+
+    /// Whether a request goes on as a WebSocket; `None`: it is an ordinary one, since WebSockets are
+    /// not served.
+    ///
+    /// # Errors
+    /// The status that `body`, which is written, goes out with.
+    pub fn handle_upgrade<'a>(
+        &mut self,
+        source: IpAddr,
+        head: &Head<'a>,
+        body: &mut Vec<u8>,
+    ) -> Option<Result<Upgrade<'a>, Status>> {
+        if !self.policy.web {
+            return None;
+        }
+        let upgrade = match Upgrade::parse(head) {
+            Ok(upgrade) => upgrade,
+            Err(error) => return Some(Err(self.handle_bad_http(source, error, body))),
+        };
+        if upgrade.origin.is_some_and(|origin| !self.policy.allows_origin(origin)) {
+            body.clear();
+            let refusal = Refusal::OriginNotAllowed;
+            self.counters.refuse(refusal);
+            write_failure(body, source.to_canonical(), refusal, &self.policy);
+            return Some(Err(Status::Forbidden));
+        }
+        Some(Ok(upgrade))
     }
 
     /// Writes the answer to a request whose owner has not answered in time.
@@ -335,7 +364,11 @@ fn write_failure(body: &mut Vec<u8>, ip: IpAddr, refusal: Refusal, policy: &Poli
         // The same bytes would be refused for ever.
         Refusal::Malformed(_) | Refusal::PortZero | Refusal::FullScrape => out.bytes(b"never"),
         // Minutes; lists change.
-        Refusal::NotAllowed | Refusal::Busy => out.unsigned(u64::from(interval / 60)),
+        Refusal::NotAllowed
+        | Refusal::Busy
+        | Refusal::TooManyTorrents
+        | Refusal::NoSuchOffer
+        | Refusal::OriginNotAllowed => out.unsigned(u64::from(interval / 60)),
     }
     out.end();
 }

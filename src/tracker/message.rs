@@ -10,7 +10,9 @@ use crate::wire::id::{InfoHash, PeerId};
 
 use super::http::{Connection, Form};
 use super::scrape::Ticket;
+use super::web::{Call, Calls, WebReport};
 use crate::swarm::Counts;
+use crate::swarm::web::Place;
 
 /// A message from one core to another.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -48,6 +50,42 @@ pub enum Message<'a> {
         ticket: Ticket,
         /// 20 bytes each.
         hashes: &'a [u8],
+    },
+    /// A WebSocket announce to one of the receiver's swarms; [`Message::Web`] comes back.
+    WebAnnounce {
+        /// The connection it came by.
+        connection: Connection,
+        /// The address of its other side.
+        ip: IpAddr,
+        /// What it says.
+        report: WebReport,
+        /// Its offers, as [`write_call`] writes them.
+        calls: &'a [u8],
+    },
+    /// A message for a WebSocket connection of the receiver.
+    Web {
+        /// The connection.
+        connection: Connection,
+        /// A JSON object.
+        text: &'a [u8],
+    },
+    /// An offer for a WebSocket connection of the receiver, which remembers whose it is.
+    Offer {
+        /// The connection.
+        connection: Connection,
+        /// What an answer to it will be known by.
+        digest: u64,
+        /// Where an answer goes.
+        offerer: Place,
+        /// A JSON object.
+        text: &'a [u8],
+    },
+    /// Peers of the receiver's swarms whose WebSocket connection is closed.
+    WebLeave {
+        /// The connection.
+        connection: Connection,
+        /// As [`write_member`] writes them.
+        members: &'a [u8],
     },
     /// The counts asked for, in the order of the question.
     Counts {
@@ -93,6 +131,33 @@ impl<'a> Message<'a> {
                 out.extend(ticket.0.to_be_bytes());
                 out.extend(counts);
             }
+            Self::WebAnnounce { connection, ip, ref report, calls } => {
+                out.push(5);
+                out.extend(connection.0.to_be_bytes());
+                write_ip(out, ip);
+                write_member(out, &report.info_hash, &report.peer_id);
+                out.extend(left_to_u64(report.left).to_be_bytes());
+                out.push(report.event as u8);
+                out.extend(calls);
+            }
+            Self::Web { connection, text } => {
+                out.push(6);
+                out.extend(connection.0.to_be_bytes());
+                out.extend(text);
+            }
+            Self::Offer { connection, digest, offerer, text } => {
+                out.push(7);
+                out.extend(connection.0.to_be_bytes());
+                out.extend(digest.to_be_bytes());
+                out.extend(offerer.core.to_be_bytes());
+                out.extend(offerer.connection.to_be_bytes());
+                out.extend(text);
+            }
+            Self::WebLeave { connection, members } => {
+                out.push(8);
+                out.extend(connection.0.to_be_bytes());
+                out.extend(members);
+            }
         }
     }
 
@@ -115,8 +180,72 @@ impl<'a> Message<'a> {
             2 => Self::Body { connection: Connection(reader.u64()?), body: reader.0 },
             3 => Self::Scrape { ticket: Ticket(reader.u64()?), hashes: reader.0 },
             4 => Self::Counts { ticket: Ticket(reader.u64()?), counts: reader.0 },
+            5 => Self::WebAnnounce {
+                connection: Connection(reader.u64()?),
+                ip: reader.ip()?,
+                report: WebReport {
+                    info_hash: InfoHash(reader.array()?),
+                    peer_id: PeerId(reader.array()?),
+                    left: left_from_u64(reader.u64()?),
+                    event: Event::from_udp(u32::from(reader.byte()?)),
+                },
+                calls: reader.0,
+            },
+            6 => Self::Web { connection: Connection(reader.u64()?), text: reader.0 },
+            7 => Self::Offer {
+                connection: Connection(reader.u64()?),
+                digest: reader.u64()?,
+                offerer: Place { core: reader.u16()?, connection: reader.u64()? },
+                text: reader.0,
+            },
+            8 => Self::WebLeave { connection: Connection(reader.u64()?), members: reader.0 },
             _ => return None,
         })
+    }
+}
+
+/// Appends an offer: its digest, its `offer_id` and itself, each of the two behind its length.
+pub fn write_call(out: &mut Vec<u8>, call: &Call<'_>) {
+    out.extend(call.digest.to_be_bytes());
+    for bytes in [call.offer_id, call.offer] {
+        out.extend(u32::try_from(bytes.len()).expect("of a message").to_be_bytes());
+        out.extend(bytes);
+    }
+}
+
+/// Reads what [`write_call`] wrote, any number of them.
+#[must_use]
+pub fn read_calls(bytes: &[u8]) -> Calls<'_> {
+    let mut reader = Reader(bytes);
+    let next =
+        || Some(Call { digest: reader.u64()?, offer_id: reader.bytes()?, offer: reader.bytes()? });
+    std::iter::from_fn(next).collect()
+}
+
+/// Appends a WebSocket peer's name within its connection.
+pub fn write_member(out: &mut Vec<u8>, info_hash: &InfoHash, peer_id: &PeerId) {
+    out.extend(info_hash.0);
+    out.extend(peer_id.0);
+}
+
+/// Reads what [`write_member`] wrote, any number of them.
+pub fn read_members(bytes: &[u8]) -> impl Iterator<Item = (InfoHash, PeerId)> {
+    let mut reader = Reader(bytes);
+    std::iter::from_fn(move || Some((InfoHash(reader.array()?), PeerId(reader.array()?))))
+}
+
+/// 2^64 - 1 bytes left is no more than "unknown", whoever says so.
+const fn left_to_u64(left: Left) -> u64 {
+    match left {
+        Left::Bytes(bytes) => bytes,
+        Left::Unknown => u64::MAX,
+    }
+}
+
+const fn left_from_u64(left: u64) -> Left {
+    match left {
+        u64::MAX => Left::Unknown,
+        bytes => Left::Bytes(bytes),
     }
 }
 
@@ -163,12 +292,7 @@ fn write_announce(out: &mut Vec<u8>, announce: &Announce) {
     out.extend(announce.port.to_be_bytes());
     out.extend(announce.uploaded.to_be_bytes());
     out.extend(announce.downloaded.to_be_bytes());
-    // 2^64 - 1 bytes left is no more than "unknown", whoever says so.
-    let left = match announce.left {
-        Left::Bytes(bytes) => bytes,
-        Left::Unknown => u64::MAX,
-    };
-    out.extend(left.to_be_bytes());
+    out.extend(left_to_u64(announce.left).to_be_bytes());
     out.push(announce.event as u8);
     let (asks, count) = match announce.num_want {
         NumWant::Default => (0, 0),
@@ -183,7 +307,15 @@ fn write_announce(out: &mut Vec<u8>, announce: &Announce) {
 /// Takes fields off the front of a message.
 struct Reader<'a>(&'a [u8]);
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    /// What stands behind its length.
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let length = usize::try_from(self.u32()?).ok()?;
+        let (bytes, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (first, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;
@@ -229,10 +361,7 @@ impl Reader<'_> {
             port: self.u16()?,
             uploaded: self.u64()?,
             downloaded: self.u64()?,
-            left: match self.u64()? {
-                u64::MAX => Left::Unknown,
-                bytes => Left::Bytes(bytes),
-            },
+            left: left_from_u64(self.u64()?),
             event: Event::from_udp(u32::from(self.byte()?)),
             num_want: match (self.byte()?, self.u32()?) {
                 (0, _) => NumWant::Default,

@@ -17,6 +17,7 @@ pub mod policy;
 pub mod published;
 mod scrape;
 mod udp;
+pub mod web;
 
 pub use scrape::Ticket;
 
@@ -27,13 +28,15 @@ use self::access::Access;
 use self::connection_id::ConnectionIds;
 use self::counters::Counters;
 use self::http::Connection;
-use self::message::Message;
+use self::message::{Message, read_calls, read_members};
 use self::outcome::{DropReason, Outcome};
 use self::owner::{CoreId, Owner};
 use self::policy::Policy;
 use self::scrape::Scrapes;
+use self::web::{RelayKey, WebConnections};
 use crate::limits::UDP_REPLY_BYTES_MAX;
 use crate::rng::Rng;
+use crate::swarm::web::{Place, WebBounds, WebStore};
 use crate::swarm::{Bounds, HashKey, SwarmStore};
 use crate::time::Seconds;
 
@@ -50,11 +53,19 @@ pub trait Effects {
     fn post(&mut self, to: CoreId, message: &[u8]) -> Result<(), MailboxFull>;
     /// Answers a request for which [`http::HttpAnswer::Pending`] was returned, or is about to be.
     fn answer_http(&mut self, connection: Connection, body: &[u8]);
+    /// Sends a message to a WebSocket connection of this core that is open, as far as the tracker
+    /// has been told.
+    fn send_web(&mut self, connection: Connection, text: &[u8]) {
+        let _ = (connection, text);
+    }
     /// Hears what an announce changed.
     fn happened(&mut self, outcome: &Outcome) {
         let _ = outcome;
     }
 }
+
+/// WebSocket peers may take this part of the memory for swarms and peers, beside it.
+const WEB_MEMORY_SHARE: usize = 8;
 
 /// The other core's mailbox has no room for the message.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -98,6 +109,8 @@ pub struct Setup {
     pub hash_key: HashKey,
     /// The seed of this core's random choices.
     pub seed: u64,
+    /// The secret behind the digests of offers; the same on every core.
+    pub relay_key: RelayKey,
 }
 
 /// One core's share of the tracker.
@@ -110,6 +123,11 @@ pub struct Tracker {
     connection_ids: ConnectionIds,
     store: SwarmStore,
     scrapes: Scrapes,
+    /// WebSocket peers of this core's swarms.
+    web: WebStore,
+    /// WebSocket connections of this core.
+    web_connections: WebConnections,
+    relay_key: RelayKey,
     counters: Counters,
     /// Where messages are written; kept for its capacity.
     message: Vec<u8>,
@@ -123,6 +141,13 @@ impl Tracker {
     pub fn new(setup: Setup) -> Self {
         let store_budget_bytes = [setup.bounds.memory_bytes as u64];
         let counters = Counters { store_budget_bytes, ..Counters::default() };
+        let web_bounds = WebBounds {
+            memory_bytes: setup.bounds.memory_bytes / WEB_MEMORY_SHARE,
+            peers_per_swarm: setup.bounds.peers_per_swarm,
+            peer_ttl_secs: setup.policy.web_peer_ttl_secs(),
+        };
+        // Another sequence of choices than the other store's.
+        let web_rng = Rng::new(!setup.seed);
         Self {
             core: setup.core,
             owner: setup.owner,
@@ -131,6 +156,9 @@ impl Tracker {
             connection_ids: setup.connection_ids,
             store: SwarmStore::new(setup.bounds, setup.hash_key, Rng::new(setup.seed)),
             scrapes: Scrapes::default(),
+            web: WebStore::new(web_bounds, setup.hash_key, web_rng),
+            web_connections: WebConnections::default(),
+            relay_key: setup.relay_key,
             counters,
             message: Vec::new(),
             body: Vec::new(),
@@ -162,6 +190,23 @@ impl Tracker {
             Some(Message::Counts { ticket, counts }) => {
                 self.gather((from, ticket), counts, effects);
             }
+            Some(Message::WebAnnounce { connection, ip, report, calls }) => {
+                let asked = (&report, &read_calls(calls));
+                self.web_announce(now, (from, connection), ip, asked, effects);
+            }
+            Some(Message::Web { connection, text }) => {
+                let target = Place { core: self.core.0, connection: connection.0 };
+                self.send_web(target, text, effects);
+            }
+            Some(Message::Offer { connection, digest, offerer, text }) => {
+                self.give_offer(now, connection, (digest, offerer), text, effects);
+            }
+            Some(Message::WebLeave { connection, members }) => {
+                let place = Place { core: from.0, connection: connection.0 };
+                for (info_hash, peer_id) in read_members(members) {
+                    self.web_leave(now, (&info_hash, place, &peer_id), effects);
+                }
+            }
             None => debug_assert!(false, "a core posted what no core can read"),
         }
     }
@@ -170,6 +215,8 @@ impl Tracker {
     /// once a second. Returns whether there is more to do at once.
     pub fn tick(&mut self, now: Seconds, effects: &mut impl Effects) -> bool {
         self.expire_scrapes(now, effects);
+        self.retry_departures(effects);
+        self.web.sweep(now);
         self.store.sweep(now)
     }
 
@@ -200,12 +247,21 @@ impl Tracker {
         counters.evicted_peers = [totals.evicted_peers];
         counters.evicted_swarms = [totals.evicted_swarms];
         counters.pending_scrapes = [self.scrapes.len() as u64];
+        let web = self.web.totals();
+        counters.web_swarms = [web.swarms];
+        counters.web_seeders = web.seeders;
+        counters.web_leechers = web.leechers;
+        counters.expired_peers[0] += web.expired_peers;
+        counters.evicted_peers[0] += web.evicted_peers;
+        counters.store_bytes[0] += self.web.bytes() as u64;
+        counters.web_connections = [self.web_connections.len() as u64];
         counters
     }
 
     /// Panics unless every stated relation holds. For tests and the fuzzers.
     pub fn check_invariants(&self) {
         self.store.check_invariants();
+        self.web.check_invariants();
     }
 
     /// Writes a message and posts it.

@@ -80,11 +80,17 @@ pub enum Refusal {
     FullScrape,
     /// More than the tracker can do at this moment.
     Busy,
+    /// The peers of one WebSocket connection are in as many swarms as they may be.
+    TooManyTorrents,
+    /// An answer to an offer that this peer was not given, or not lately, or has answered.
+    NoSuchOffer,
+    /// A page of an origin that the operator does not let in.
+    OriginNotAllowed,
 }
 
 impl Refusal {
     /// How many there are, each [`ParseError`] counted for itself.
-    pub const COUNT: usize = 4 + ParseError::ALL.len();
+    pub const COUNT: usize = 7 + ParseError::ALL.len();
 
     /// Its place among all refusals.
     #[must_use]
@@ -94,14 +100,25 @@ impl Refusal {
             Self::NotAllowed => 1,
             Self::FullScrape => 2,
             Self::Busy => 3,
-            Self::Malformed(error) => 4 + error as usize,
+            Self::TooManyTorrents => 4,
+            Self::NoSuchOffer => 5,
+            Self::OriginNotAllowed => 6,
+            Self::Malformed(error) => 7 + error as usize,
         }
     }
 
     /// The metric label of the refusal at `index`.
     #[must_use]
     pub fn label(index: usize) -> &'static str {
-        const OWN: [&str; 4] = ["port_zero", "not_allowed", "full_scrape", "busy"];
+        const OWN: [&str; 7] = [
+            "port_zero",
+            "not_allowed",
+            "full_scrape",
+            "busy",
+            "too_many_torrents",
+            "no_such_offer",
+            "origin_not_allowed",
+        ];
         match OWN.get(index) {
             Some(label) => label,
             None => ParseError::ALL[index - OWN.len()].label(),
@@ -116,6 +133,9 @@ impl Refusal {
             Self::NotAllowed => "this torrent is not allowed on this tracker",
             Self::FullScrape => "full scrapes are not served, name an info_hash",
             Self::Busy => "the tracker is busy, try again later",
+            Self::TooManyTorrents => "this connection is in too many swarms",
+            Self::NoSuchOffer => "no such offer waits for this answer",
+            Self::OriginNotAllowed => "this origin is not allowed on this tracker",
             Self::Malformed(error) => match error {
                 ParseError::Truncated | ParseError::BadMagic | ParseError::UnknownAction => {
                     "malformed request"
@@ -129,6 +149,11 @@ impl Refusal {
                 ParseError::BadInfoHash => "info_hash must be 20 bytes",
                 ParseError::BadPeerId => "peer_id must be 20 bytes",
                 ParseError::BadPort => "port must be a number from 0 to 65535",
+                ParseError::BadUpgrade => "malformed WebSocket handshake",
+                ParseError::UpgradeRequired => "the WebSocket version must be 13",
+                ParseError::BadJson => "malformed message",
+                ParseError::BadAction => "action must be announce or scrape",
+                ParseError::BadOffer => "malformed offer or answer",
             },
         }
     }
@@ -189,7 +214,15 @@ mod tests {
 
     #[test]
     fn every_refusal_has_its_own_index_label_and_a_short_ascii_text() {
-        let own = [Refusal::PortZero, Refusal::NotAllowed, Refusal::FullScrape, Refusal::Busy];
+        let own = [
+            Refusal::PortZero,
+            Refusal::NotAllowed,
+            Refusal::FullScrape,
+            Refusal::Busy,
+            Refusal::TooManyTorrents,
+            Refusal::NoSuchOffer,
+            Refusal::OriginNotAllowed,
+        ];
         let all = own.into_iter().chain(ParseError::ALL.into_iter().map(Refusal::Malformed));
         for (index, refusal) in all.enumerate() {
             assert_eq!(refusal.index(), index);

@@ -5,14 +5,17 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
+use crate::limits::{HTTP_SCRAPE_HASHES_MAX, NUM_WANT_DEFAULT, NUM_WANT_MAX};
 use crate::wire::addr::{Endpoint, Scope};
-use crate::wire::id::InfoHash;
+use crate::wire::id::{InfoHash, PeerId};
 
 /// The operator's choices. The same on every core.
 #[derive(Clone, Debug)]
 pub struct Policy {
     /// Seconds between two announces, before jitter.
     pub interval_secs: u32,
+    /// Seconds between two announces of a WebSocket peer, before jitter.
+    pub web_interval_secs: u32,
     /// Jitter in per cent of the interval, to both sides.
     pub jitter_percent: u8,
     /// Peers returned when the request does not say.
@@ -27,8 +30,32 @@ pub struct Policy {
     pub trust_ip_param_from: Vec<IpNet>,
     /// Hashes answered in one HTTP scrape.
     pub http_scrape_hashes_max: usize,
+    /// Whether WebSockets are served.
+    pub web: bool,
+    /// The pages whose WebSockets are served, as `Origin` names them; all, if there is none here.
+    pub web_origins: Vec<String>,
     /// Whether an `info_hash` that is not allowed gets an empty success instead of a failure.
     pub polite_refusal: bool,
+}
+
+/// What an operator gets who decides nothing, but that no port is denied.
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            interval_secs: 1_800,
+            web_interval_secs: 120,
+            jitter_percent: 10,
+            num_want_default: NUM_WANT_DEFAULT,
+            num_want_max: NUM_WANT_MAX,
+            isolate_private_networks: true,
+            deny_ports: PortSet::new([]),
+            trust_ip_param_from: Vec::new(),
+            http_scrape_hashes_max: HTTP_SCRAPE_HASHES_MAX,
+            web: true,
+            web_origins: Vec::new(),
+            polite_refusal: false,
+        }
+    }
 }
 
 /// The interval given with a polite refusal: a day.
@@ -43,8 +70,6 @@ impl Policy {
     /// herd that a restart makes spreads out, and does not gather again.
     #[must_use]
     pub fn interval_secs(&self, endpoint: &Endpoint, info_hash: &InfoHash) -> u32 {
-        let span = self.interval_secs / 100 * u32::from(self.jitter_percent)
-            + self.interval_secs % 100 * u32::from(self.jitter_percent) / 100;
         // The last bytes of the endpoint and the first of the hash: what differs between peers and
         // between swarms. Multiplied and folded twice, since the interval uses the top bits only.
         let (endpoint, hash) = (endpoint.as_bytes(), &info_hash.0);
@@ -53,10 +78,32 @@ impl Policy {
         let network = *endpoint.first_chunk::<6>().expect("6 or 18 bytes");
         let number = |[a, b, c, d, e, f]: [u8; 6]| u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
         let hash = number(peer) ^ number(network).rotate_left(24) ^ u64::from_be_bytes(swarm);
+        self.with_jitter(self.interval_secs, hash)
+    }
+
+    /// The interval for one WebSocket peer of one swarm, likewise.
+    #[must_use]
+    pub fn web_interval_secs(&self, peer_id: &PeerId, info_hash: &InfoHash) -> u32 {
+        let peer = *peer_id.0.last_chunk::<8>().expect("20 bytes");
+        let swarm = *info_hash.0.first_chunk::<8>().expect("20 bytes");
+        let hash = u64::from_be_bytes(peer) ^ u64::from_be_bytes(swarm);
+        self.with_jitter(self.web_interval_secs, hash)
+    }
+
+    /// Seconds that a WebSocket peer stays after an announce. It leaves with its connection, so
+    /// this is for those that forget a torrent and say nothing.
+    #[must_use]
+    pub const fn web_peer_ttl_secs(&self) -> u32 {
+        self.web_interval_secs.saturating_mul(3)
+    }
+
+    fn with_jitter(&self, interval_secs: u32, hash: u64) -> u32 {
+        let span = interval_secs / 100 * u32::from(self.jitter_percent)
+            + interval_secs % 100 * u32::from(self.jitter_percent) / 100;
         let hash = hash.wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let hash = (hash ^ (hash >> 32)).wrapping_mul(0xD6E8_FEB8_6659_FD93) >> 32;
         let offset = (hash * (u64::from(span) * 2 + 1)) >> 32;
-        self.interval_secs - span + u32::try_from(offset).expect("at most twice the jitter")
+        interval_secs - span + u32::try_from(offset).expect("at most twice the jitter")
     }
 
     /// The address that counts for a peer: the source, unless the source may speak for others.
@@ -68,6 +115,13 @@ impl Policy {
             }
             _ => source,
         }
+    }
+
+    /// Whether a page of this `Origin` may open a WebSocket.
+    #[must_use]
+    pub fn allows_origin(&self, origin: &[u8]) -> bool {
+        let is_it = |allowed: &String| allowed.as_bytes().eq_ignore_ascii_case(origin);
+        self.web_origins.is_empty() || self.web_origins.iter().any(is_it)
     }
 
     /// The scope in which a peer at `ip` lives.
@@ -104,17 +158,7 @@ mod tests {
     use super::*;
 
     pub(crate) fn policy() -> Policy {
-        Policy {
-            interval_secs: 1_800,
-            jitter_percent: 10,
-            num_want_default: 50,
-            num_want_max: 200,
-            isolate_private_networks: true,
-            deny_ports: PortSet::new([22..=22, 135..=139]),
-            trust_ip_param_from: Vec::new(),
-            http_scrape_hashes_max: 100,
-            polite_refusal: false,
-        }
+        Policy { deny_ports: PortSet::new([22..=22, 135..=139]), ..Policy::default() }
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub(super) enum ScrapeAsker {
     Udp { listener: u8, source: SocketAddr, transaction_id: TransactionId },
     /// An HTTP connection.
     Http { connection: Connection, ip: IpAddr },
+    /// A WebSocket connection.
+    Web { connection: Connection, ip: IpAddr },
 }
 
 /// One scrape while its counts come in.
@@ -242,20 +244,25 @@ impl Tracker {
             let ticket = Ticket(generation << SLOT_BITS | slot as u64);
             let gathering = self.scrapes.remove(ticket).expect("seen above");
             self.counters.drop(DropReason::OwnerSilent);
-            if let ScrapeAsker::Http { connection, ip } = gathering.asker {
-                self.answer_busy((connection, ip), effects);
+            match gathering.asker {
+                ScrapeAsker::Udp { .. } => {}
+                ScrapeAsker::Http { connection, ip } => {
+                    self.answer_busy((connection, ip), effects);
+                }
+                ScrapeAsker::Web { connection, .. } => self.answer_web_busy(connection, effects),
             }
             self.scrapes.recycle(gathering);
         }
     }
 
     /// Who is in a swarm of this core; nobody, if the access list does not let it in.
-    fn count(&mut self, now: Seconds, info_hash: &InfoHash) -> Counts {
+    pub(super) fn count(&mut self, now: Seconds, info_hash: &InfoHash) -> Counts {
         if !self.access.allows(info_hash) {
             return Counts::default();
         }
         let swarm = self.store.find(now, info_hash);
-        swarm.map_or_else(Counts::default, |swarm| self.store.counts(swarm))
+        let counts = swarm.map_or_else(Counts::default, |swarm| self.store.counts(swarm));
+        counts.plus(self.web.counts(info_hash))
     }
 
     fn answer_scrape(
@@ -269,6 +276,10 @@ impl Tracker {
             }
             ScrapeAsker::Http { connection, ip } => {
                 self.answer_http_scrape(gathering, (connection, ip), effects);
+                Ok(())
+            }
+            ScrapeAsker::Web { connection, ip } => {
+                self.answer_web_scrape(gathering, (connection, ip), effects);
                 Ok(())
             }
         }

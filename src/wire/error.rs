@@ -31,11 +31,22 @@ pub enum ParseError {
     BadPeerId,
     /// HTTP announce: no `port`, or not a number from 0 to 65535.
     BadPort,
+    /// WebSocket: no opening handshake (RFC 6455 section 4.2.1).
+    BadUpgrade,
+    /// WebSocket: a handshake of another version than 13.
+    UpgradeRequired,
+    /// WebSocket: not one JSON object, or nested too deep.
+    BadJson,
+    /// WebSocket: `action` is neither `announce` nor `scrape`.
+    BadAction,
+    /// WebSocket: an offer or an answer that is no object, or whose `offer_id` is no string of 1 to
+    /// 64 characters, or that is for nobody.
+    BadOffer,
 }
 
 impl ParseError {
     /// Every variant, in declaration order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 17] = [
         Self::Truncated,
         Self::BadMagic,
         Self::UnknownAction,
@@ -48,6 +59,11 @@ impl ParseError {
         Self::BadInfoHash,
         Self::BadPeerId,
         Self::BadPort,
+        Self::BadUpgrade,
+        Self::UpgradeRequired,
+        Self::BadJson,
+        Self::BadAction,
+        Self::BadOffer,
     ];
 
     /// The metric label.
@@ -66,6 +82,11 @@ impl ParseError {
             Self::BadInfoHash => "bad_info_hash",
             Self::BadPeerId => "bad_peer_id",
             Self::BadPort => "bad_port",
+            Self::BadUpgrade => "bad_upgrade",
+            Self::UpgradeRequired => "upgrade_required",
+            Self::BadJson => "bad_json",
+            Self::BadAction => "bad_action",
+            Self::BadOffer => "bad_offer",
         }
     }
 }

@@ -11,5 +11,7 @@ pub mod bencode;
 pub mod error;
 pub mod http;
 pub mod id;
+pub mod proxy;
 pub mod udp;
 pub mod udp_options;
+pub mod webtorrent;

@@ -21,6 +21,7 @@ use throng::tracker::http::{Connection, HttpAnswer};
 use throng::tracker::outcome::{DropReason, Outcome, Refusal};
 use throng::tracker::owner::{CoreId, HALFWORDS, Owner};
 use throng::tracker::policy::{Policy, PortSet};
+use throng::tracker::web::RelayKey;
 use throng::tracker::{Datagram, Effects, MailboxFull, Setup, Tracker};
 use throng::wire::addr::{Endpoint, Family};
 use throng::wire::announce::{Announce, Event, Left, NumWant};
@@ -86,17 +87,8 @@ impl Default for Options {
 
 /// The defaults of the program.
 pub fn policy() -> Policy {
-    Policy {
-        interval_secs: 1_800,
-        jitter_percent: 10,
-        num_want_default: 50,
-        num_want_max: 200,
-        isolate_private_networks: true,
-        deny_ports: PortSet::new([22..=22, 25..=25, 53..=53, 80..=80, 443..=443]),
-        trust_ip_param_from: Vec::new(),
-        http_scrape_hashes_max: 100,
-        polite_refusal: false,
-    }
+    let denied = [22..=22, 25..=25, 53..=53, 80..=80, 443..=443];
+    Policy { deny_ports: PortSet::new(denied), ..Policy::default() }
 }
 
 /// A datagram that left.
@@ -341,6 +333,7 @@ impl World {
                 bounds: options.bounds,
                 hash_key: HashKey(options.seed, u64::from(core)),
                 seed: options.seed ^ u64::from(core) << 32,
+                relay_key: RelayKey::new([9; 16]),
             })
         };
         let cores = usize::from(options.cores);

@@ -75,6 +75,8 @@ pub struct Head<'a> {
     pub version: Version,
     /// Whether the connection stays open after the response.
     pub keep_alive: bool,
+    /// Whether the client wants to go on as a WebSocket; see [`super::Upgrade`].
+    pub upgrade: bool,
     /// Whole field lines, each checked by [`Head::parse`], with their CRLFs.
     field_lines: &'a [u8],
 }
@@ -99,8 +101,8 @@ impl<'a> Head<'a> {
             _ => return Err(ParseError::MethodNotAllowed),
         };
         let (path, query) = parse_target(target)?;
-        let keep_alive = parse_fields(field_lines, version)?;
-        Ok(Self { method, path, query, version, keep_alive, field_lines })
+        let Options { keep_alive, upgrade } = parse_fields(field_lines, version)?;
+        Ok(Self { method, path, query, version, keep_alive, upgrade, field_lines })
     }
 
     /// The fields in order: name as sent, value without the blanks around it.
@@ -175,10 +177,17 @@ fn strip_authority(target: &[u8]) -> Result<&[u8], ParseError> {
     }
 }
 
-/// Checks every field line and the blank line after them; says whether the connection stays open.
-fn parse_fields(mut lines: &[u8], version: Version) -> Result<bool, ParseError> {
+/// How a connection goes on after a request.
+struct Options {
+    keep_alive: bool,
+    upgrade: bool,
+}
+
+/// Checks every field line and the blank line after them; says how the connection goes on.
+fn parse_fields(mut lines: &[u8], version: Version) -> Result<Options, ParseError> {
     let (mut host_count, mut length_count) = (0, 0);
     let (mut close, mut keep_alive) = (false, false);
+    let (mut wants_upgrade, mut to_websocket) = (false, false);
     for _ in 0..=HTTP_HEADERS_MAX {
         let (line, rest) = split_line(lines)?;
         lines = rest;
@@ -187,15 +196,21 @@ fn parse_fields(mut lines: &[u8], version: Version) -> Result<bool, ParseError> 
                 return Err(ParseError::BadRequest);
             }
             let stays_open = keep_alive || version == Version::Http11;
-            return Ok(stays_open && !close);
+            let upgrade = wants_upgrade && to_websocket;
+            return Ok(Options { keep_alive: stays_open && !close, upgrade });
         }
         let (name, value) = parse_field(line)?;
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => host_count += 1,
+            7 if name.eq_ignore_ascii_case(b"upgrade") => {
+                let mut protocols = value.split(|&byte| byte == b',').map(trim_blanks);
+                to_websocket |= protocols.any(|name| name.eq_ignore_ascii_case(b"websocket"));
+            }
             10 if name.eq_ignore_ascii_case(b"connection") => {
                 for option in value.split(|&byte| byte == b',').map(trim_blanks) {
                     close |= option.eq_ignore_ascii_case(b"close");
                     keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                    wants_upgrade |= option.eq_ignore_ascii_case(b"upgrade");
                 }
             }
             14 if name.eq_ignore_ascii_case(b"content-length") => {

@@ -15,11 +15,13 @@ mod client;
 mod head;
 mod query;
 mod response;
+mod upgrade;
 
 pub use client::{RequestForm, ResponseError, ResponseHead, percent_encode};
 pub use head::{Fields, Head, Method, Version, head_end};
 pub use query::{AnnounceQuery, Parameters, percent_decode, scrape_hashes};
 pub use response::{Status, write_response};
+pub use upgrade::Upgrade;
 
 #[cfg(any(test, fuzzing))]
 pub mod model;

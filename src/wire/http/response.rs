@@ -15,18 +15,29 @@ pub enum Status {
     Ok,
     /// 400: no request that we can read.
     BadRequest,
+    /// 403: a page that is not let in.
+    Forbidden,
     /// 404: neither an announce nor a scrape.
     NotFound,
     /// 405: neither GET nor HEAD.
     MethodNotAllowed,
+    /// 426: a WebSocket of another version.
+    UpgradeRequired,
     /// 431: a head beyond the bounds.
     HeadTooLarge,
 }
 
 impl Status {
     /// Every variant, in declaration order.
-    pub const ALL: [Self; 5] =
-        [Self::Ok, Self::BadRequest, Self::NotFound, Self::MethodNotAllowed, Self::HeadTooLarge];
+    pub const ALL: [Self; 7] = [
+        Self::Ok,
+        Self::BadRequest,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::UpgradeRequired,
+        Self::HeadTooLarge,
+    ];
 
     /// The number.
     #[must_use]
@@ -34,8 +45,10 @@ impl Status {
         match self {
             Self::Ok => 200,
             Self::BadRequest => 400,
+            Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
+            Self::UpgradeRequired => 426,
             Self::HeadTooLarge => 431,
         }
     }
@@ -46,8 +59,10 @@ impl Status {
         match self {
             Self::Ok => "OK",
             Self::BadRequest => "Bad Request",
+            Self::Forbidden => "Forbidden",
             Self::NotFound => "Not Found",
             Self::MethodNotAllowed => "Method Not Allowed",
+            Self::UpgradeRequired => "Upgrade Required",
             Self::HeadTooLarge => "Request Header Fields Too Large",
         }
     }
@@ -69,9 +84,11 @@ pub fn write_response(
     out.extend_from_slice(status.reason().as_bytes());
     out.extend_from_slice(b"\r\nContent-Type: text/plain\r\nContent-Length: ");
     write_decimal(out, body.len() as u64);
-    if status == Status::MethodNotAllowed {
-        out.extend_from_slice(b"\r\nAllow: GET, HEAD");
-    }
+    out.extend_from_slice(match status {
+        Status::MethodNotAllowed => b"\r\nAllow: GET, HEAD".as_slice(),
+        Status::UpgradeRequired => b"\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13",
+        _ => b"",
+    });
     out.extend_from_slice(if keep_alive {
         b"\r\nConnection: keep-alive\r\n\r\n".as_slice()
     } else {

@@ -1,28 +1,40 @@
-//! HTTP connections: bytes in, one request after the other to the tracker, bytes out.
+//! TCP connections: bytes in, requests or messages to the tracker, bytes out.
 //!
-//! A connection has at most one operation in flight, a read or a write, so its order is plain, and
-//! it can be closed the moment none is. Requests are parsed where the kernel put them; only the
-//! beginning of a request whose rest has not come is copied. Every state has a deadline.
+//! Over HTTP a connection has at most one operation in flight, a read or a write, so its order is
+//! plain. A WebSocket has a read in flight always, and a write whenever there is something to say.
+//! Requests are parsed where the kernel put them; only the beginning of a request whose rest has
+//! not come is copied. Every state has a deadline. A connection is closed the moment nothing of it
+//! is in flight; until then its place is not given to another one.
 //!
 //! ```text
 //! accepted -> Reading -> (requests) -> Writing -> Reading ...     keep-alive
-//!                |           |            `----> closed           close
-//!                |           `-> Waiting -> Writing               another core owns the swarm
-//!                |                         `-> Draining -> closed after bytes that we do not read
+//!                |  |        |            `----> closed           close
+//!                |  |        `-> Waiting -> Writing               another core owns the swarm
+//!                |  |                      `-> Draining -> closed after bytes that we do not read
+//!                |  `-> Open -> Draining -> closed                WebSocket
 //!                `-> Closing -> closed                            at a deadline
 //! ```
+
+mod serving;
+mod websocket;
+#[cfg(test)]
+mod websocket_tests;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::net::Shutdown;
 
+use self::serving::Serving;
+use self::websocket::{Life, Reason, WebSocket};
 use super::ring::{Ring, Token};
-use crate::limits::{HTTP_PIPELINE_MAX, HTTP_RESPONSE_BYTES_MAX, PENDING_SCRAPE_SECONDS};
+use crate::limits::{
+    PENDING_SCRAPE_SECONDS, WEB_CLOSE_SECONDS, WEB_IDLE_SECONDS, WEB_PING_SECONDS,
+    WEB_QUEUE_BYTES_MAX, WEB_SILENT_SECONDS,
+};
 use crate::time::Seconds;
-use crate::tracker::http::{Connection, HttpAnswer};
 use crate::tracker::{Effects, Tracker};
-use crate::wire::http::{self, Head, Method};
+use crate::wire::http;
 
 /// Seconds for the other side to stop sending what we do not read.
 const DRAIN_SECONDS: u32 = 2;
@@ -33,16 +45,16 @@ const SPARE_BUFFERS: usize = 256;
 /// Bytes above which a buffer is not kept.
 const SPARE_BYTES_MAX: usize = 64 * 1_024;
 
-/// The bounds of HTTP connections.
+/// The bounds of connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Connections open at once on this core.
     pub connections_max: usize,
     /// Seconds from the first byte of a request to the end of its head.
     pub head_secs: u32,
-    /// Seconds between two requests.
+    /// Seconds between two requests, and from the first byte of a message to its end.
     pub idle_secs: u32,
-    /// Seconds for a response to be taken.
+    /// Seconds for what has been written to be taken.
     pub write_secs: u32,
 }
 
@@ -53,11 +65,13 @@ enum State {
     Reading,
     /// The owner of a swarm has been asked; nothing is in flight.
     Waiting { keep_alive: bool, head_only: bool },
-    /// A write is in flight, of which so many bytes have gone.
-    Writing { sent: usize },
+    /// A write is in flight.
+    Writing,
+    /// A WebSocket: a read is in flight, and perhaps a write.
+    Open,
     /// The last response has gone; a read is in flight whose bytes do not matter.
     Draining,
-    /// Shut down at a deadline; what is in flight comes to its end.
+    /// Shut down; what is in flight comes to its end.
     Closing,
 }
 
@@ -83,6 +97,9 @@ enum Step {
     Retry,
     Write,
     Wait,
+    /// Whatever of reading and writing a WebSocket needs.
+    Both,
+    Drain,
     Close,
     Nothing,
 }
@@ -101,8 +118,31 @@ struct Conn {
     input: Vec<u8>,
     /// Bytes of `input` that have been searched for the end of a head in vain.
     searched: usize,
-    /// Responses not yet given to the kernel.
+    /// What has not yet been given to the kernel.
     output: Vec<u8>,
+    /// What the kernel took in part, and how much of it.
+    unsent: Option<(Vec<u8>, usize)>,
+    /// A read is in flight.
+    reading: bool,
+    /// A write is in flight, of bytes behind so many that had gone before.
+    writing: Option<usize>,
+    web: Option<Box<Web>>,
+}
+
+/// What only a WebSocket has.
+#[derive(Debug)]
+struct Web {
+    socket: WebSocket,
+    life: Life,
+    /// When bytes last came.
+    heard: Seconds,
+    /// When a message last came.
+    asked: Seconds,
+    pinged: Seconds,
+    /// When the message that has not ended began.
+    message_began: Option<Seconds>,
+    /// When the write in flight began.
+    write_began: Seconds,
 }
 
 /// A place for a connection.
@@ -121,13 +161,22 @@ pub struct Connections {
     spare: Vec<Vec<u8>>,
     /// Where the tracker writes a body.
     body: Vec<u8>,
+    /// WebSockets that have been closed, of which the tracker has not been told.
+    closed: Vec<Token>,
 }
 
 impl Connections {
     /// No connection yet.
     #[must_use]
     pub const fn new(limits: Limits) -> Self {
-        Self { limits, slots: Vec::new(), free: Vec::new(), spare: Vec::new(), body: Vec::new() }
+        Self {
+            limits,
+            slots: Vec::new(),
+            free: Vec::new(),
+            spare: Vec::new(),
+            body: Vec::new(),
+            closed: Vec::new(),
+        }
     }
 
     /// Connections open.
@@ -140,6 +189,11 @@ impl Connections {
     #[must_use]
     pub const fn is_full(&self) -> bool {
         self.count() >= self.limits.connections_max
+    }
+
+    /// A WebSocket that has been closed since this was last asked.
+    pub fn take_closed(&mut self) -> Option<Token> {
+        self.closed.pop()
     }
 
     /// Takes a new connection, unless its other side has gone already.
@@ -163,6 +217,10 @@ impl Connections {
             input: Vec::new(),
             searched: 0,
             output: Vec::new(),
+            unsent: None,
+            reading: true,
+            writing: None,
+            web: None,
         });
     }
 
@@ -179,6 +237,7 @@ impl Connections {
         effects: &mut impl Effects,
     ) -> Progress {
         let Some(conn) = find(&mut self.slots, token) else { return Progress(Step::Close) };
+        conn.reading = false;
         if conn.state == State::Closing {
             return Progress(Step::Close);
         }
@@ -189,11 +248,15 @@ impl Connections {
         if conn.state == State::Draining {
             return Progress(Step::Read { later: true });
         }
-        conn.head_began = conn.head_began.or(Some(now));
         if conn.output.capacity() == 0 {
             conn.output = self.spare.pop().unwrap_or_default();
         }
         let mut serving = Serving { now, token, tracker, effects, body: &mut self.body };
+        if conn.state == State::Open {
+            serving.messages(conn, bytes);
+            return Progress(conn.next_step());
+        }
+        conn.head_began = conn.head_began.or(Some(now));
         if conn.input.is_empty() {
             let used = serving.serve(conn, bytes);
             if used < bytes.len() {
@@ -220,6 +283,23 @@ impl Connections {
         Progress(Step::Write)
     }
 
+    /// There is a message for a WebSocket. One that does not read what it is sent is closed.
+    pub fn send_web(&mut self, token: Token, text: &[u8], tracker: &mut Tracker) -> Progress {
+        let Some(conn) = find(&mut self.slots, token) else { return Progress(Step::Nothing) };
+        let (State::Open, Some(web)) = (conn.state, &conn.web) else {
+            return Progress(Step::Nothing);
+        };
+        if conn.output.len() + text.len() > WEB_QUEUE_BYTES_MAX {
+            tracker.counters_mut().web_connections_slow[0] += 1;
+            return Progress(Step::Close);
+        }
+        if conn.output.capacity() == 0 {
+            conn.output = self.spare.pop().unwrap_or_default();
+        }
+        web.socket.send(text, &mut conn.output);
+        Progress(Step::Both)
+    }
+
     /// Bytes went out: the rest of them, the next request, or the end.
     pub fn written(
         &mut self,
@@ -230,30 +310,33 @@ impl Connections {
         effects: &mut impl Effects,
     ) -> Progress {
         let Some(conn) = find(&mut self.slots, token) else { return Progress(Step::Close) };
-        let (State::Writing { sent }, Ok(count)) = (conn.state, result) else {
+        let (Some(before), Ok(count)) = (conn.writing.take(), result) else {
             return Progress(Step::Close);
         };
         tracker.counters_mut().http_sent_bytes[0] += u64::from(count);
-        let sent = sent + count as usize;
-        if count == 0 {
+        if count == 0 || conn.state == State::Closing {
             return Progress(Step::Close);
         }
+        let sent = before + count as usize;
         if sent < buffer.len() {
-            conn.state = State::Writing { sent };
-            conn.output = buffer;
-            return Progress(Step::Write);
+            conn.unsent = Some((buffer, sent));
+            return Progress(if conn.state == State::Open { Step::Both } else { Step::Write });
         }
         buffer.clear();
+        if conn.state == State::Open {
+            if conn.output.capacity() == 0 {
+                conn.output = buffer;
+            } else {
+                recycle(&mut self.spare, buffer);
+            }
+            return Progress(conn.next_step());
+        }
         match conn.after {
             // Where something came behind the last request, more of it may be on its way.
             After::Close if conn.input.is_empty() => Progress(Step::Close),
             After::Close | After::Drain => {
-                conn.state = State::Draining;
-                conn.deadline = now.plus(DRAIN_SECONDS);
                 recycle(&mut self.spare, buffer);
-                recycle(&mut self.spare, std::mem::take(&mut conn.input));
-                let _ = rustix::net::shutdown(&conn.stream, Shutdown::Write);
-                Progress(Step::Read { later: true })
+                Progress(Step::Drain)
             }
             After::KeepAlive => {
                 conn.state = State::Reading;
@@ -280,23 +363,51 @@ impl Connections {
                     recycle(&mut self.spare, std::mem::take(&mut conn.input));
                 }
                 recycle(&mut self.spare, std::mem::take(&mut conn.output));
-                ring.read(conn.stream.as_raw_fd(), token, later);
+                conn.read(token, later, ring);
             }
-            Step::Retry => ring.read(conn.stream.as_raw_fd(), token, false),
+            Step::Retry => conn.read(token, false, ring),
             Step::Nothing => {}
             Step::Write => {
-                let sent = match conn.state {
-                    State::Writing { sent } => sent,
-                    _ => 0,
-                };
-                conn.state = State::Writing { sent };
+                conn.state = State::Writing;
                 conn.deadline = now.plus(self.limits.write_secs);
-                let output = std::mem::take(&mut conn.output);
-                ring.write(conn.stream.as_raw_fd(), token, output, sent);
+                conn.write(token, ring);
             }
             Step::Wait => conn.deadline = now.plus(WAIT_SECONDS),
+            Step::Both => {
+                if !conn.reading {
+                    conn.read(token, true, ring);
+                }
+                if conn.writing.is_some() {
+                    return;
+                }
+                if conn.has_output() {
+                    conn.write(token, ring);
+                    conn.web_mut().write_began = now;
+                } else {
+                    recycle(&mut self.spare, std::mem::take(&mut conn.output));
+                }
+            }
+            Step::Drain => {
+                conn.state = State::Draining;
+                conn.deadline = now.plus(DRAIN_SECONDS);
+                recycle(&mut self.spare, std::mem::take(&mut conn.input));
+                recycle(&mut self.spare, std::mem::take(&mut conn.output));
+                if conn.web.take().is_some() {
+                    self.closed.push(token);
+                }
+                let _ = rustix::net::shutdown(&conn.stream, Shutdown::Write);
+                if !conn.reading {
+                    conn.read(token, true, ring);
+                }
+            }
             Step::Close => {
-                if let Some(conn) = self.slots[token.slot()].conn.take() {
+                if conn.web.take().is_some() {
+                    self.closed.push(token);
+                }
+                if conn.reading || conn.writing.is_some() {
+                    conn.state = State::Closing;
+                    let _ = rustix::net::shutdown(&conn.stream, Shutdown::Both);
+                } else if let Some(conn) = self.slots[token.slot()].conn.take() {
                     recycle(&mut self.spare, conn.input);
                     recycle(&mut self.spare, conn.output);
                     self.free.push(u32::try_from(token.slot()).expect("it came from a u32"));
@@ -305,27 +416,50 @@ impl Connections {
         }
     }
 
-    /// Ends what has taken too long. Cost: one look at every connection.
+    /// Ends what has taken too long, and pings WebSockets. Cost: one look at every connection.
     pub fn expire(&mut self, now: Seconds, tracker: &mut Tracker, ring: &mut Ring) {
         for index in 0..self.slots.len() {
             let Slot { generation, conn } = &mut self.slots[index];
-            let Some(conn) = conn.as_mut().filter(|conn| conn.deadline < now) else { continue };
+            let Some(conn) = conn.as_mut() else { continue };
             let slot = u32::try_from(index).expect("bounded by descriptors");
             let token = Token::new(slot, *generation);
+            if conn.state == State::Open {
+                let step = conn.look_after(now, &self.limits);
+                tracker.counters_mut().http_connections_timed_out[0] +=
+                    u64::from(step == Step::Close);
+                self.proceed(now, token, Progress(step), ring);
+                continue;
+            }
+            if conn.deadline >= now {
+                continue;
+            }
             match conn.state {
-                State::Closing => {}
+                State::Closing | State::Open => {}
                 State::Waiting { head_only, .. } => {
                     let status = tracker.handle_late_http(conn.peer, &mut self.body);
                     conn.respond(status, &self.body, false, head_only);
                     self.proceed(now, token, Progress(Step::Write), ring);
                 }
-                State::Reading | State::Writing { .. } | State::Draining => {
+                State::Reading | State::Writing | State::Draining => {
                     tracker.counters_mut().http_connections_timed_out[0] += 1;
-                    conn.state = State::Closing;
                     // What is in flight completes now, and its completion closes.
-                    let _ = rustix::net::shutdown(&conn.stream, Shutdown::Both);
+                    self.proceed(now, token, Progress(Step::Close), ring);
                 }
             }
+        }
+    }
+
+    /// Tells WebSockets that the process ends: what they are told leaves with the next turns.
+    pub fn say_goodbye(&mut self, now: Seconds, ring: &mut Ring) {
+        for index in 0..self.slots.len() {
+            let Slot { generation, conn } = &mut self.slots[index];
+            let Some(conn) = conn.as_mut().filter(|conn| conn.state == State::Open) else {
+                continue;
+            };
+            let slot = u32::try_from(index).expect("bounded by descriptors");
+            let token = Token::new(slot, *generation);
+            conn.close_web(now, Reason::GoingAway);
+            self.proceed(now, token, Progress(Step::Both), ring);
         }
     }
 
@@ -352,79 +486,86 @@ impl Conn {
     fn next_step(&self) -> Step {
         match self.state {
             State::Waiting { .. } => Step::Wait,
+            State::Open => {
+                let ended = self.web.as_ref().is_none_or(|web| web.life == Life::Ended);
+                let all_gone = self.writing.is_none() && !self.has_output();
+                if ended && all_gone { Step::Drain } else { Step::Both }
+            }
             _ if !self.output.is_empty() => Step::Write,
             // An answer is a few microseconds old at most: the next request has not come yet.
             _ => Step::Read { later: self.head_began.is_none() },
         }
     }
-}
 
-/// What serving requests needs.
-struct Serving<'a, E> {
-    now: Seconds,
-    token: Token,
-    tracker: &'a mut Tracker,
-    effects: &'a mut E,
-    body: &'a mut Vec<u8>,
-}
-
-impl<E: Effects> Serving<'_, E> {
-    /// Serves the requests that stand in the connection's own buffer.
-    fn serve_input(&mut self, conn: &mut Conn) {
-        let mut input = std::mem::take(&mut conn.input);
-        if !input.is_empty() {
-            let used = self.serve(conn, &input);
-            input.drain(..used);
-        }
-        conn.input = input;
+    const fn has_output(&self) -> bool {
+        !self.output.is_empty() || self.unsent.is_some()
     }
 
-    /// Serves requests from the front of `buffer`, until one is incomplete, waits for another core,
-    /// is the last, or enough have been answered for one write. Returns how many bytes are used up.
-    fn serve(&mut self, conn: &mut Conn, buffer: &[u8]) -> usize {
-        let mut used = 0;
-        for _ in 0..HTTP_PIPELINE_MAX {
-            let rest = &buffer[used..];
-            let parsed = match http::head_end(rest, conn.searched) {
-                Ok(None) => {
-                    conn.searched = rest.len();
-                    conn.head_began = (!rest.is_empty()).then(|| {
-                        // A pipelined head began when it was first looked at.
-                        if used > 0 { self.now } else { conn.head_began.unwrap_or(self.now) }
-                    });
-                    return used;
-                }
-                Ok(Some(end)) => Head::parse(&rest[..end]).map(|head| (head, end)),
-                Err(error) => Err(error),
-            };
-            conn.searched = 0;
-            let (head, end) = match parsed {
-                Ok(parsed) => parsed,
-                Err(error) => {
-                    let status = self.tracker.handle_bad_http(conn.peer, error, self.body);
-                    conn.respond(status, self.body, false, false);
-                    conn.after = After::Drain;
-                    return buffer.len();
-                }
-            };
-            used += end;
-            conn.head_began = None;
-            let (keep_alive, head_only) = (head.keep_alive, head.method == Method::Head);
-            let from = (conn.peer, Connection(self.token.to_bits()));
-            match self.tracker.handle_http(self.now, from, &head, self.body, self.effects) {
-                HttpAnswer::Ready(status) => {
-                    conn.respond(status, self.body, keep_alive, head_only);
-                    if !keep_alive || conn.output.len() >= HTTP_RESPONSE_BYTES_MAX {
-                        return used;
-                    }
-                }
-                HttpAnswer::Pending => {
-                    conn.state = State::Waiting { keep_alive, head_only };
-                    return used;
-                }
-            }
+    fn read(&mut self, token: Token, later: bool, ring: &mut Ring) {
+        self.reading = true;
+        ring.read(self.stream.as_raw_fd(), token, later);
+    }
+
+    fn write(&mut self, token: Token, ring: &mut Ring) {
+        let whole = || (std::mem::take(&mut self.output), 0);
+        let (buffer, sent) = self.unsent.take().unwrap_or_else(whole);
+        self.writing = Some(sent);
+        ring.write(self.stream.as_raw_fd(), token, buffer, sent);
+    }
+
+    /// It becomes a WebSocket.
+    fn open_web(&mut self, now: Seconds) {
+        self.state = State::Open;
+        self.web = Some(Box::new(Web {
+            socket: WebSocket::default(),
+            life: Life::Open,
+            heard: now,
+            asked: now,
+            pinged: now,
+            message_began: None,
+            write_began: now,
+        }));
+    }
+
+    fn web_mut(&mut self) -> &mut Web {
+        self.web.as_deref_mut().expect("an open connection is a WebSocket")
+    }
+
+    fn close_web(&mut self, now: Seconds, reason: Reason) {
+        let Some(web) = &mut self.web else { return };
+        if web.life == Life::Open {
+            web.socket.close(reason, &mut self.output);
+            web.life = Life::Closing;
+            web.asked = now;
         }
-        used
+    }
+
+    /// What time demands of a WebSocket.
+    fn look_after(&mut self, now: Seconds, limits: &Limits) -> Step {
+        let late = |since: Seconds, secs: u32| now.since(since) > secs;
+        let Some(web) = &mut self.web else { return Step::Close };
+        if self.writing.is_some() && late(web.write_began, limits.write_secs) {
+            return Step::Close;
+        }
+        match web.life {
+            // The other side does not answer our close, or does not take the last of what we say.
+            Life::Closing | Life::Ended if late(web.asked, WEB_CLOSE_SECONDS) => Step::Close,
+            Life::Closing | Life::Ended => Step::Nothing,
+            Life::Open if late(web.heard, WEB_SILENT_SECONDS) => Step::Close,
+            Life::Open if web.message_began.is_some_and(|began| late(began, limits.idle_secs)) => {
+                Step::Close
+            }
+            Life::Open if late(web.asked, WEB_IDLE_SECONDS) => {
+                self.close_web(now, Reason::GoingAway);
+                Step::Both
+            }
+            Life::Open if late(web.pinged, WEB_PING_SECONDS - 1) => {
+                web.pinged = now;
+                web.socket.ping(&mut self.output);
+                Step::Both
+            }
+            Life::Open => Step::Nothing,
+        }
     }
 }
 

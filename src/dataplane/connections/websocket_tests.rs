@@ -1,0 +1,1 @@
+//! Frames of well and badly behaved clients, whole and cut anywhere.

@@ -1,0 +1,231 @@
+//! The store beside a list of peers that is searched from end to end.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::limits::WEB_OFFERS_MAX;
+
+const TTL: u32 = 360;
+
+fn bounds() -> WebBounds {
+    WebBounds { memory_bytes: 1 << 20, peers_per_swarm: 40, peer_ttl_secs: TTL }
+}
+
+fn store(seed: u64) -> WebStore {
+    WebStore::new(bounds(), HashKey(seed, !seed), Rng::new(seed))
+}
+
+fn hash(n: u32) -> InfoHash {
+    let mut hash = [7; 20];
+    hash[16..].copy_from_slice(&n.to_be_bytes());
+    InfoHash(hash)
+}
+
+fn arrival(swarm: u32, connection: u64, id: u8, seeder: bool) -> WebArrival {
+    WebArrival {
+        info_hash: hash(swarm),
+        place: Place { core: u16::from(id & 1), connection },
+        peer_id: PeerId([id; 20]),
+        family: if connection.is_multiple_of(3) { Family::V6 } else { Family::V4 },
+        report: Report { seeder, partial: false, completed: false },
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    seeder: bool,
+    partial: bool,
+    completed: bool,
+    announced: Seconds,
+}
+
+#[test]
+fn agrees_with_a_list_of_peers() {
+    for seed in 0..40 {
+        let (mut rng, mut store) = (Rng::new(seed), store(seed));
+        let mut model: BTreeMap<(u32, Place, PeerId), Known> = BTreeMap::new();
+        let mut completed: BTreeMap<u32, u32> = BTreeMap::new();
+        let mut now = Seconds(1_000);
+        for step in 0..2_000 {
+            let swarm = rng.below(6);
+            let id = u8::try_from(rng.below(3)).expect("small");
+            let mut who = arrival(swarm, u64::from(rng.below(20)), id, rng.below(3) == 0);
+            who.report.partial = rng.below(5) == 0;
+            who.report.completed = rng.below(5) == 0;
+            let key = (swarm, who.place, who.peer_id);
+            match rng.below(8) {
+                0 => {
+                    let left = store.leave(now, &who.info_hash, who.place, &who.peer_id);
+                    assert_eq!(left, model.remove(&key).is_some());
+                }
+                1 => now = now.plus(rng.below(40)),
+                2 => store.sweep(now),
+                _ => {
+                    let crowd = model.keys().filter(|key| key.0 == swarm).count();
+                    let announced = store.announce(now, &who).expect("room");
+                    let before = model.get(&key).copied();
+                    assert_eq!(announced.joined, before.is_none());
+                    assert_eq!(announced.evicted, before.is_none() && crowd == 40);
+                    let (seeder, partial) =
+                        (who.report.seeder, who.report.partial && !who.report.seeder);
+                    let finished = before.is_some_and(|known| {
+                        !known.seeder && !known.completed && (seeder || who.report.completed)
+                    });
+                    assert_eq!(announced.completed, finished);
+                    *completed.entry(swarm).or_default() += u32::from(finished);
+                    let done = finished || before.is_some_and(|known| known.completed);
+                    let known = Known { seeder, partial, completed: done, announced: now };
+                    model.insert(key, known);
+                    assert_eq!(store.find(&who.info_hash), Some(announced.swarm));
+                }
+            }
+            // Eviction and expiry choose by themselves, within their bounds.
+            let ttl = store.bounds.peer_ttl_secs;
+            model.retain(|(swarm, place, peer_id), known| {
+                let there = store
+                    .find_swarm(&hash(*swarm))
+                    .is_some_and(|at| store.find_key(at, *place, peer_id).is_some());
+                assert!(there || now.since(known.announced) > ttl, "step {step}");
+                there
+            });
+            store.check_invariants();
+            for swarm in 0..6 {
+                let all = model.iter().filter(|(key, _)| key.0 == swarm);
+                let (mut seeders, mut leechers, mut partial) = (0, 0, 0);
+                for (_, known) in all {
+                    seeders += u32::from(known.seeder);
+                    leechers += u32::from(!known.seeder);
+                    partial += u32::from(known.partial);
+                }
+                let counts = store.counts(&hash(swarm));
+                assert_eq!(
+                    (counts.seeders, counts.leechers, counts.partial),
+                    (seeders, leechers, partial)
+                );
+                if store.find(&hash(swarm)).is_some() {
+                    assert_eq!(counts.completed, completed.get(&swarm).copied().unwrap_or(0));
+                } else {
+                    completed.remove(&swarm);
+                }
+            }
+        }
+        now = now.plus(2 * TTL);
+        for _ in 0..4 {
+            store.sweep(now);
+        }
+        store.check_invariants();
+        assert!(store.is_empty());
+        assert_eq!(store.totals().seeders, [0; 2]);
+        assert_eq!((store.bytes(), store.members.slots.capacity()), (0, 0));
+    }
+}
+
+#[test]
+fn a_full_swarm_loses_one_that_announced_long_ago() {
+    let mut store = store(1);
+    for n in 0..200 {
+        let now = Seconds(1_000 + u32::try_from(n).expect("small"));
+        let announced = store.announce(now, &arrival(0, n, 0, false)).expect("room");
+        assert_eq!(announced.evicted, n >= 40);
+        assert_eq!(store.counts(&hash(0)).leechers, 40.min(u32::try_from(n).expect("small") + 1));
+        store.check_invariants();
+    }
+    // The newest ten are there: sixteen looks find somebody older.
+    let there = |n| store.find_key(0, arrival(0, n, 0, false).place, &PeerId([0; 20])).is_some();
+    assert!((190..200).all(there));
+    assert_eq!(store.totals().evicted_peers, 160);
+}
+
+#[test]
+fn without_memory_newcomers_are_refused_and_the_others_stay() {
+    let mut store =
+        WebStore::new(WebBounds { memory_bytes: 20_000, ..bounds() }, HashKey(1, 2), Rng::new(3));
+    let mut taken = 0;
+    let mut next = 0..10_000_u32;
+    while let Some(n) = next.next()
+        && store.announce(Seconds(1), &arrival(n, u64::from(n), 0, false)).is_ok()
+    {
+        taken += 1;
+    }
+    assert!((50..200).contains(&taken), "{taken}");
+    assert!(store.bytes() <= 20_000);
+    assert!(store.announce(Seconds(2), &arrival(0, 0, 0, true)).is_ok());
+    assert!(store.leave(Seconds(2), &hash(0), arrival(0, 0, 0, true).place, &PeerId([0; 20])));
+    assert!(store.announce(Seconds(2), &arrival(0, 5_000, 0, true)).is_ok());
+    store.check_invariants();
+}
+
+#[test]
+fn the_same_name_on_another_connection_is_another_peer() {
+    let mut store = store(4);
+    let (one, other) = (arrival(0, 1, 9, false), arrival(0, 2, 9, false));
+    assert!(store.announce(Seconds(1), &one).expect("room").joined);
+    assert!(store.announce(Seconds(1), &other).expect("room").joined);
+    let far = WebArrival { place: Place { core: 5, ..one.place }, ..one };
+    assert!(store.announce(Seconds(1), &far).expect("room").joined);
+    assert!(store.leave(Seconds(1), &hash(0), other.place, &other.peer_id));
+    assert!(!store.leave(Seconds(1), &hash(0), other.place, &other.peer_id));
+    assert_eq!(store.counts(&hash(0)).leechers, 2);
+}
+
+#[test]
+fn chosen_peers_differ_are_of_the_right_kind_and_have_the_same_chance() {
+    // (seeders, leechers besides the asker, whether the asker is a seeder, wanted)
+    let cases = [
+        (0_u32, 0_u32, false, 10),
+        (1, 1, true, 10),
+        (3, 3, false, 2),
+        (30, 9, false, 10),
+        (5, 34, false, 5),
+        (12, 27, true, 10),
+        (0, 39, false, 10),
+        (2, 21, true, 10),
+        (39, 0, false, 3),
+        (38, 1, false, 3),
+        (1, 38, false, 1),
+    ];
+    for (case, (seeders, leechers, seeder, wanted)) in cases.into_iter().enumerate() {
+        let mut store = store(u64::try_from(case).expect("small"));
+        for n in 0..seeders + leechers {
+            let who = arrival(0, u64::from(n) + 1, 0, n < seeders);
+            store.announce(Seconds(1), &who).expect("room");
+        }
+        let asker = arrival(0, 0, 0, seeder);
+        let mut given: BTreeMap<u64, u32> = BTreeMap::new();
+        let rounds = 4_000;
+        let mut firsts = BTreeMap::new();
+        for _ in 0..rounds {
+            let announced = store.announce(Seconds(1), &asker).expect("room");
+            let chosen = store.choose(announced.swarm, (announced.asker, seeder), wanted);
+            let eligible = if seeder { leechers } else { seeders + leechers };
+            assert_eq!(chosen.len(), wanted.min(eligible as usize).min(WEB_OFFERS_MAX));
+            let mut kinds = [0, 0];
+            for (place, _) in &chosen {
+                assert_ne!(*place, asker.place, "nobody is offered itself");
+                *given.entry(place.connection).or_default() += 1;
+                kinds[usize::from(place.connection > u64::from(seeders))] += 1;
+            }
+            assert!(!seeder || kinds[0] == 0);
+            let both = !seeder && seeders > 0 && leechers > 0 && chosen.len() > 1;
+            assert!(!both || (kinds[0] > 0 && kinds[1] > 0), "both kinds");
+            let mut places: Vec<_> = chosen.iter().map(|(place, _)| place.connection).collect();
+            if let Some(first) = places.first() {
+                *firsts.entry(*first).or_insert(0_u32) += 1;
+            }
+            places.sort_unstable();
+            places.dedup();
+            assert_eq!(places.len(), chosen.len(), "all different");
+        }
+        for kind in [1..=seeders, seeders + 1..=seeders + leechers] {
+            let counts: Vec<u32> =
+                kind.map(|n| given.get(&u64::from(n)).copied().unwrap_or(0)).collect();
+            let sum: u32 = counts.iter().sum();
+            let mean = f64::from(sum) / f64::from(u32::try_from(counts.len().max(1)).expect("few"));
+            let close = |&count: &u32| (f64::from(count) - mean).abs() <= 6.0 * mean.sqrt() + 1.0;
+            assert!(counts.iter().all(close), "case {case}: {counts:?}");
+        }
+        let most = firsts.values().max().copied().unwrap_or(0);
+        let eligible = if seeder { leechers } else { seeders + leechers };
+        assert!(eligible < 3 || most < rounds * 3 / 4, "case {case}: always the same first");
+    }
+}

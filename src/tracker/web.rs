@@ -1,0 +1,551 @@
+//! WebTorrent: what WebSocket peers get for their messages.
+//!
+//! A connection is on one core, the swarms of its peers are on others, and so are the connections
+//! of those that they are offered to. What has to be remembered about a connection (the swarms of
+//! its peers, the offers that it may answer) is with the connection; who is in a swarm is with the
+//! swarm's owner.
+//!
+//! ```text
+//! announce with offers    connection's core --WebAnnounce--> owner   the peer is entered,
+//!                         connection's core <-----Web------- owner   its answer comes back,
+//!                                owner --Offer--> core of a chosen peer's connection
+//! answer                  that core --Web--> core of the connection that made the offer
+//! ```
+//!
+//! An answer needs no owner: the core that brought the offer to a connection remembers who made it,
+//! as a keyed digest of its name. So an answer is brought to that connection only, once, and only
+//! from the peer that was given the offer.
+
+use std::net::IpAddr;
+
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+
+use super::counters::{Action, Transport};
+use super::http::Connection;
+use super::message::{Message, write_call, write_member};
+use super::outcome::{Change, Outcome, Refusal};
+use super::owner::CoreId;
+use super::policy::POLITE_INTERVAL_SECS;
+use super::scrape::{Gathering, ScrapeAsker};
+use super::{Effects, Tracker};
+use crate::limits::{WEB_OFFERS_MAX, WEB_PENDING_MAX, WEB_PENDING_SECONDS, WEB_TORRENTS_MAX};
+use crate::swarm::Report;
+use crate::swarm::web::{Place, WebArrival};
+use crate::time::Seconds;
+use crate::wire::addr::Family;
+use crate::wire::announce::{Event, Left};
+use crate::wire::error::ParseError;
+use crate::wire::id::{InfoHash, PeerId};
+use crate::wire::webtorrent::{self, Answer, Request, Row, WebAnnounce};
+
+mod digest;
+
+pub use digest::RelayKey;
+
+/// Departures that wait for a full mailbox; what is beyond them leaves by its age.
+const DEPARTURES_MAX: usize = 4_096;
+
+/// What an owner needs of an announce.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct WebReport {
+    /// The swarm.
+    pub info_hash: InfoHash,
+    /// The client's own name for itself.
+    pub peer_id: PeerId,
+    /// What it still needs.
+    pub left: Left,
+    /// What has just happened.
+    pub event: Event,
+}
+
+/// An offer on its way to whoever is chosen.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Call<'a> {
+    /// The digest of the swarm, the offerer and the `offer_id`.
+    pub digest: u64,
+    /// The `offer_id` as it came, a JSON string.
+    pub offer_id: &'a [u8],
+    /// The offer as it came, a JSON object.
+    pub offer: &'a [u8],
+}
+
+/// The offers of one announce.
+pub type Calls<'a> = SmallVec<[Call<'a>; WEB_OFFERS_MAX]>;
+
+/// The WebSocket connections of one core, as far as the protocol is concerned.
+#[derive(Debug, Default)]
+pub(super) struct WebConnections {
+    open: HashMap<u64, WebConnection, digest::BuildSpread>,
+    /// Messages about peers whose connection has closed, for cores whose mailbox was full.
+    departures: Vec<(CoreId, Vec<u8>)>,
+}
+
+impl WebConnections {
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+}
+
+#[derive(Debug)]
+struct WebConnection {
+    ip: IpAddr,
+    /// The swarms that its peers are in, as far as this core knows.
+    memberships: Vec<Membership>,
+    /// The offers that it has been given and not answered, oldest first.
+    pending: Vec<Pending>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Membership {
+    info_hash: InfoHash,
+    peer_id: PeerId,
+    announced: Seconds,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    digest: u64,
+    offerer: Place,
+    given: Seconds,
+}
+
+impl WebConnection {
+    /// Enters a peer into a swarm, or keeps it there. False if it is in too many.
+    fn join(&mut self, now: Seconds, peer: (InfoHash, PeerId), ttl_secs: u32) -> bool {
+        let (info_hash, peer_id) = peer;
+        if let Some(known) = self.find(&info_hash, &peer_id) {
+            self.memberships[known].announced = now;
+            return true;
+        }
+        if self.memberships.len() >= WEB_TORRENTS_MAX {
+            // The owners have forgotten those that have not announced for so long.
+            self.memberships.retain(|peer| now.since(peer.announced) <= ttl_secs);
+        }
+        if self.memberships.len() >= WEB_TORRENTS_MAX {
+            return false;
+        }
+        if self.memberships.capacity() == 0 {
+            // Most connections are about one torrent.
+            self.memberships.reserve_exact(1);
+        }
+        self.memberships.push(Membership { info_hash, peer_id, announced: now });
+        true
+    }
+
+    fn leave(&mut self, info_hash: &InfoHash, peer_id: &PeerId) {
+        if let Some(known) = self.find(info_hash, peer_id) {
+            self.memberships.swap_remove(known);
+        }
+    }
+
+    fn find(&self, info_hash: &InfoHash, peer_id: &PeerId) -> Option<usize> {
+        let is_it = |peer: &Membership| peer.info_hash == *info_hash && peer.peer_id == *peer_id;
+        self.memberships.iter().position(is_it)
+    }
+
+    fn give(&mut self, now: Seconds, digest: u64, offerer: Place) {
+        let late = |pending: &Pending| now.since(pending.given) > WEB_PENDING_SECONDS;
+        let expired = self.pending.iter().take_while(|pending| late(pending)).count();
+        let surplus = (self.pending.len() - expired + 1).saturating_sub(WEB_PENDING_MAX);
+        self.pending.drain(..expired + surplus);
+        self.pending.push(Pending { digest, offerer, given: now });
+    }
+
+    /// Who made the offer of this digest, once.
+    fn take(&mut self, now: Seconds, digest: u64) -> Option<Place> {
+        let found = self.pending.iter().position(|pending| pending.digest == digest)?;
+        let pending = self.pending.remove(found);
+        if self.pending.is_empty() {
+            self.pending = Vec::new();
+        }
+        (now.since(pending.given) <= WEB_PENDING_SECONDS).then_some(pending.offerer)
+    }
+}
+
+impl Tracker {
+    /// A WebSocket connection from `ip` has been opened.
+    pub fn web_opened(&mut self, ip: IpAddr, connection: Connection) {
+        let (memberships, pending) = (Vec::new(), Vec::new());
+        let opened = WebConnection { ip: ip.to_canonical(), memberships, pending };
+        self.web_connections.open.insert(connection.0, opened);
+        self.counters.web_connections_accepted[0] += 1;
+    }
+
+    /// A WebSocket connection has been closed: its peers leave their swarms, and nothing that is
+    /// meant for it has a receiver any more.
+    pub fn web_closed(&mut self, now: Seconds, connection: Connection, effects: &mut impl Effects) {
+        let Some(closed) = self.web_connections.open.remove(&connection.0) else { return };
+        if self.web_connections.open.is_empty() {
+            self.web_connections.open.shrink_to(0);
+        }
+        let owned = |peer: Membership| (self.owner.core(&peer.info_hash), peer);
+        let mut peers: Vec<_> = closed.memberships.into_iter().map(owned).collect();
+        peers.sort_by_key(|(owner, _)| *owner);
+        for peers in peers.chunk_by(|one, other| one.0 == other.0) {
+            let owner = peers[0].0;
+            if owner == self.core {
+                let place = self.place(connection);
+                for (_, peer) in peers {
+                    self.web_leave(now, (&peer.info_hash, place, &peer.peer_id), effects);
+                }
+                continue;
+            }
+            let mut members = Vec::new();
+            for (_, peer) in peers {
+                write_member(&mut members, &peer.info_hash, &peer.peer_id);
+            }
+            let message = Message::WebLeave { connection, members: &members };
+            if self.post(owner, &message, effects).is_err() {
+                let departures = &mut self.web_connections.departures;
+                if departures.len() < DEPARTURES_MAX {
+                    departures.push((owner, self.message.clone()));
+                }
+            }
+        }
+    }
+
+    /// Tells cores whose mailbox was full about peers that have left.
+    pub(super) fn retry_departures(&mut self, effects: &mut impl Effects) {
+        if self.web_connections.departures.is_empty() {
+            return;
+        }
+        let mut departures = std::mem::take(&mut self.web_connections.departures);
+        departures.retain(|(owner, message)| effects.post(*owner, message).is_err());
+        self.web_connections.departures = departures;
+    }
+
+    /// Handles a message that came by a WebSocket connection. What there is to say about it goes
+    /// out through [`Effects::send_web`], now or later.
+    pub fn handle_web(
+        &mut self,
+        now: Seconds,
+        connection: Connection,
+        text: &str,
+        effects: &mut impl Effects,
+    ) {
+        let Some(asker) = self.web_connections.open.get(&connection.0) else { return };
+        let ip = asker.ip;
+        let family = Family::of(ip);
+        match Request::parse(text) {
+            Ok(Request::Announce(announce)) => {
+                self.counters.request(Transport::Web, family, Action::Announce);
+                self.ask_owner(now, (connection, ip), &announce, effects);
+            }
+            Ok(Request::Answer(answer)) => {
+                self.counters.request(Transport::Web, family, Action::Answer);
+                self.bring_answer(now, connection, &answer, effects);
+            }
+            Ok(Request::Scrape(hashes)) => {
+                self.counters.request(Transport::Web, family, Action::Scrape);
+                self.web_scrape(now, (connection, ip), hashes, effects);
+            }
+            Err(error) => {
+                self.refuse_web(connection, None, Refusal::Malformed(error), None, effects);
+            }
+        }
+    }
+
+    /// Answers bytes that are no text.
+    pub fn handle_bad_web(&mut self, connection: Connection, effects: &mut impl Effects) {
+        let refusal = Refusal::Malformed(ParseError::BadJson);
+        self.refuse_web(connection, None, refusal, None, effects);
+    }
+
+    /// Passes an announce to the swarm's owner, which may be this core.
+    fn ask_owner(
+        &mut self,
+        now: Seconds,
+        (connection, ip): (Connection, IpAddr),
+        announce: &WebAnnounce<'_>,
+        effects: &mut impl Effects,
+    ) {
+        let WebAnnounce { info_hash, peer_id, left, event, .. } = *announce;
+        let ttl_secs = self.policy.web_peer_ttl_secs();
+        let asker = self.web_connections.open.get_mut(&connection.0).expect("seen by the caller");
+        if event == Event::Stopped {
+            asker.leave(&info_hash, &peer_id);
+        } else if !asker.join(now, (info_hash, peer_id), ttl_secs) {
+            let refusal = Refusal::TooManyTorrents;
+            self.refuse_web(connection, Some("announce"), refusal, Some(&info_hash), effects);
+            return;
+        }
+        let call = |offer: &webtorrent::Offer<'_>| {
+            self.relay_key.offer(&info_hash, &peer_id, &offer.offer_id.text)
+        };
+        let calls: Calls<'_> = announce
+            .offers
+            .iter()
+            .map(|offer| Call {
+                digest: call(offer),
+                offer_id: offer.offer_id.literal.as_bytes(),
+                offer: offer.offer.as_bytes(),
+            })
+            .collect();
+        let report = WebReport { info_hash, peer_id, left, event };
+        let owner = self.owner.core(&info_hash);
+        if owner == self.core {
+            self.web_announce(now, (self.core, connection), ip, (&report, &calls), effects);
+            return;
+        }
+        let mut bytes = std::mem::take(&mut self.body);
+        bytes.clear();
+        calls.iter().for_each(|call| write_call(&mut bytes, call));
+        let message = Message::WebAnnounce { connection, ip, report, calls: &bytes };
+        let posted = self.post(owner, &message, effects);
+        self.body = bytes;
+        if posted.is_err() {
+            let refusal = Refusal::Busy;
+            self.refuse_web(connection, Some("announce"), refusal, Some(&info_hash), effects);
+        }
+    }
+
+    /// Applies an announce to a swarm of ours, answers it, and passes its offers on.
+    pub(super) fn web_announce(
+        &mut self,
+        now: Seconds,
+        (from, connection): (CoreId, Connection),
+        ip: IpAddr,
+        (report, calls): (&WebReport, &Calls<'_>),
+        effects: &mut impl Effects,
+    ) {
+        let WebReport { info_hash, peer_id, left, event } = *report;
+        let place = Place { core: from.0, connection: connection.0 };
+        let mut reply = std::mem::take(&mut self.body);
+        reply.clear();
+        if !self.access.allows(&info_hash) {
+            if self.policy.polite_refusal {
+                let nobody = (0, 0);
+                let interval_secs = POLITE_INTERVAL_SECS;
+                webtorrent::write_announce_reply(&mut reply, &info_hash, nobody, interval_secs);
+            } else {
+                self.write_web_refusal(&mut reply, Refusal::NotAllowed, &info_hash);
+            }
+            self.send_web(place, &reply, effects);
+            self.body = reply;
+            return;
+        }
+        let arrival = WebArrival {
+            info_hash,
+            place,
+            peer_id,
+            family: Family::of(ip),
+            report: Report {
+                seeder: left.is_seeder(),
+                partial: event == Event::Paused,
+                completed: event == Event::Completed,
+            },
+        };
+        let announced = if event == Event::Stopped {
+            self.web_leave(now, (&info_hash, place, &peer_id), effects);
+            None
+        } else {
+            match self.web.announce(now, &arrival) {
+                Ok(announced) => {
+                    let change = match (announced.completed, announced.joined) {
+                        (true, _) => Change::Completed,
+                        (_, true) => Change::Joined,
+                        _ => Change::Refreshed,
+                    };
+                    self.counters.completed[0] += u64::from(announced.completed);
+                    let removed = u32::from(announced.evicted);
+                    effects.happened(&Outcome { info_hash, event, change, removed });
+                    Some(announced)
+                }
+                Err(_) => {
+                    self.write_web_refusal(&mut reply, Refusal::Busy, &info_hash);
+                    self.send_web(place, &reply, effects);
+                    self.body = reply;
+                    return;
+                }
+            }
+        };
+        let counts = self.count(now, &info_hash);
+        let interval_secs = self.policy.web_interval_secs(&peer_id, &info_hash);
+        let who = (counts.seeders, counts.leechers);
+        webtorrent::write_announce_reply(&mut reply, &info_hash, who, interval_secs);
+        self.counters.reply(Transport::Web, arrival.family, Action::Announce);
+        self.send_web(place, &reply, effects);
+        if let Some(announced) = announced {
+            let asker = (announced.asker, arrival.report.seeder);
+            let chosen = self.web.choose(announced.swarm, asker, calls.len());
+            for (call, (target, to)) in calls.iter().zip(chosen) {
+                reply.clear();
+                let relayed = (call.offer, call.offer_id);
+                webtorrent::write_offer(&mut reply, &info_hash, &peer_id, relayed);
+                let digest = self.relay_key.given(call.digest, &to);
+                self.send_offer(now, target, (digest, place), &reply, effects);
+            }
+        }
+        self.body = reply;
+    }
+
+    /// A peer leaves a swarm of ours.
+    pub(super) fn web_leave(
+        &mut self,
+        now: Seconds,
+        (info_hash, place, peer_id): (&InfoHash, Place, &PeerId),
+        effects: &mut impl Effects,
+    ) {
+        let left = self.web.leave(now, info_hash, place, peer_id);
+        let change = if left { Change::Left } else { Change::Nothing };
+        let event = Event::Stopped;
+        effects.happened(&Outcome { info_hash: *info_hash, event, change, removed: 0 });
+    }
+
+    /// Brings an offer to a connection of this core, and remembers who made it.
+    pub(super) fn give_offer(
+        &mut self,
+        now: Seconds,
+        connection: Connection,
+        (digest, offerer): (u64, Place),
+        text: &[u8],
+        effects: &mut impl Effects,
+    ) {
+        let Some(receiver) = self.web_connections.open.get_mut(&connection.0) else {
+            self.counters.web_undelivered[0] += 1;
+            return;
+        };
+        receiver.give(now, digest, offerer);
+        effects.send_web(connection, text);
+        self.counters.web_offers[0] += 1;
+    }
+
+    /// Brings an answer to the connection that made the offer.
+    fn bring_answer(
+        &mut self,
+        now: Seconds,
+        connection: Connection,
+        answer: &Answer<'_>,
+        effects: &mut impl Effects,
+    ) {
+        let Answer { info_hash, peer_id, to_peer_id, .. } = answer;
+        let digest = self.relay_key.offer(info_hash, to_peer_id, &answer.offer_id.text);
+        let digest = self.relay_key.given(digest, peer_id);
+        let answerer = self.web_connections.open.get_mut(&connection.0);
+        let Some(offerer) = answerer.and_then(|answerer| answerer.take(now, digest)) else {
+            let refusal = Refusal::NoSuchOffer;
+            self.refuse_web(connection, Some("announce"), refusal, Some(info_hash), effects);
+            return;
+        };
+        let mut text = std::mem::take(&mut self.body);
+        text.clear();
+        let relayed = (answer.answer.as_bytes(), answer.offer_id.literal.as_bytes());
+        webtorrent::write_answer(&mut text, info_hash, peer_id, relayed);
+        if self.send_web(offerer, &text, effects) {
+            self.counters.web_answers[0] += 1;
+        }
+        self.body = text;
+    }
+
+    fn web_scrape(
+        &mut self,
+        now: Seconds,
+        (connection, ip): (Connection, IpAddr),
+        mut hashes: Vec<InfoHash>,
+        effects: &mut impl Effects,
+    ) {
+        let scrape = Some("scrape");
+        hashes.truncate(self.policy.http_scrape_hashes_max);
+        if hashes.is_empty() {
+            self.refuse_web(connection, scrape, Refusal::FullScrape, None, effects);
+            return;
+        }
+        // An object has each key once.
+        hashes.sort_unstable();
+        hashes.dedup();
+        let asker = ScrapeAsker::Web { connection, ip };
+        if self.scrape(now, asker, hashes.into_iter(), effects).is_err() {
+            self.refuse_web(connection, scrape, Refusal::Busy, None, effects);
+        }
+    }
+
+    pub(super) fn answer_web_scrape(
+        &mut self,
+        gathering: &Gathering,
+        (connection, ip): (Connection, IpAddr),
+        effects: &mut impl Effects,
+    ) {
+        let mut text = std::mem::take(&mut self.body);
+        text.clear();
+        let rows = gathering.rows().map(|(info_hash, counts)| {
+            let (seeders, leechers, completed) =
+                (counts.seeders, counts.leechers, counts.completed);
+            (info_hash, Row { seeders, leechers, completed })
+        });
+        webtorrent::write_scrape_reply(&mut text, rows, self.policy.web_interval_secs / 2);
+        self.counters.reply(Transport::Web, Family::of(ip), Action::Scrape);
+        effects.send_web(connection, &text);
+        self.body = text;
+    }
+
+    /// Tells a connection that its scrape has come to nothing.
+    pub(super) fn answer_web_busy(&mut self, connection: Connection, effects: &mut impl Effects) {
+        self.refuse_web(connection, Some("scrape"), Refusal::Busy, None, effects);
+    }
+
+    fn refuse_web(
+        &mut self,
+        connection: Connection,
+        action: Option<&'static str>,
+        refusal: Refusal,
+        info_hash: Option<&InfoHash>,
+        effects: &mut impl Effects,
+    ) {
+        self.counters.refuse(refusal);
+        let mut text = std::mem::take(&mut self.body);
+        text.clear();
+        webtorrent::write_failure(&mut text, action, refusal.text(), info_hash);
+        effects.send_web(connection, &text);
+        self.body = text;
+    }
+
+    fn write_web_refusal(&mut self, out: &mut Vec<u8>, refusal: Refusal, info_hash: &InfoHash) {
+        self.counters.refuse(refusal);
+        webtorrent::write_failure(out, Some("announce"), refusal.text(), Some(info_hash));
+    }
+
+    /// Sends a message to a connection of any core. Returns whether it is on its way.
+    pub(super) fn send_web(
+        &mut self,
+        target: Place,
+        text: &[u8],
+        effects: &mut impl Effects,
+    ) -> bool {
+        let (core, connection) = (CoreId(target.core), Connection(target.connection));
+        let sent = if core != self.core {
+            self.post(core, &Message::Web { connection, text }, effects).is_ok()
+        } else if self.web_connections.open.contains_key(&connection.0) {
+            effects.send_web(connection, text);
+            true
+        } else {
+            false
+        };
+        self.counters.web_undelivered[0] += u64::from(!sent);
+        sent
+    }
+
+    /// Sends an offer to a connection of any core.
+    fn send_offer(
+        &mut self,
+        now: Seconds,
+        target: Place,
+        (digest, offerer): (u64, Place),
+        text: &[u8],
+        effects: &mut impl Effects,
+    ) {
+        let (core, connection) = (CoreId(target.core), Connection(target.connection));
+        if core == self.core {
+            self.give_offer(now, connection, (digest, offerer), text, effects);
+            return;
+        }
+        let message = Message::Offer { connection, digest, offerer, text };
+        if self.post(core, &message, effects).is_err() {
+            self.counters.web_undelivered[0] += 1;
+        }
+    }
+
+    fn place(&self, connection: Connection) -> Place {
+        Place { core: self.core.0, connection: connection.0 }
+    }
+}

@@ -1,0 +1,407 @@
+//! Messages of real clients, messages that are none, and a reader that goes through a whole tree.
+
+use proptest::prelude::*;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::*;
+use crate::limits::{WEB_DEPTH_MAX, WEB_OFFERS_MAX};
+use crate::wire::announce::{Event, Left};
+use crate::wire::error::ParseError;
+use crate::wire::id::{InfoHash, PeerId};
+
+const HASH: &str = "aaaaaaaaaaaaaaaaaaaa";
+const PEER: &str = "-WW0200-bbbbbbbbbbbb";
+
+/// An announce with `more` inside.
+fn announce(more: &str) -> String {
+    format!(r#"{{"action":"announce","info_hash":"{HASH}","peer_id":"{PEER}"{more}}}"#)
+}
+
+fn parsed(text: &str) -> WebAnnounce<'_> {
+    match Request::parse(text) {
+        Ok(Request::Announce(announce)) => announce,
+        other => panic!("{other:?}: {text}"),
+    }
+}
+
+/// The request as the slow and obvious reader has it: a tree of everything, looked through.
+///
+/// It knows fewer errors: which of several comes first is not its business.
+fn model(text: &str) -> Option<Request<'_>> {
+    let tree: Value = serde_json::from_str(text).ok()?;
+    let object = tree.as_object()?;
+    let get = |key: &str| object.get(key).filter(|value| !value.is_null());
+    let name = |key: &str| -> Option<[u8; 20]> { name_of(get(key)?) };
+    match get("action")?.as_str()? {
+        "announce" if get("answer").is_some() => {
+            get("answer")?.as_object()?;
+            let id = get("offer_id")?.as_str()?;
+            (1..=64).contains(&id.chars().count()).then_some(())?;
+            Some(Request::Answer(Answer {
+                info_hash: InfoHash(name("info_hash")?),
+                peer_id: PeerId(name("peer_id")?),
+                to_peer_id: PeerId(name("to_peer_id")?),
+                offer_id: OfferId { literal: "", text: id.to_owned().into() },
+                answer: "",
+            }))
+        }
+        "announce" => {
+            let mut offers = Vec::new();
+            if let Some(list) = get("offers") {
+                for offer in list.as_array()?.iter().take(WEB_OFFERS_MAX) {
+                    offer.as_object()?.get("offer")?.as_object()?;
+                    let id = offer.get("offer_id")?.as_str()?;
+                    (1..=64).contains(&id.chars().count()).then_some(())?;
+                    let offer_id = OfferId { literal: "", text: id.to_owned().into() };
+                    offers.push(Offer { offer: "", offer_id });
+                }
+            }
+            let word = get("event").and_then(Value::as_str).unwrap_or_default();
+            Some(Request::Announce(WebAnnounce {
+                info_hash: InfoHash(name("info_hash")?),
+                peer_id: PeerId(name("peer_id")?),
+                left: match get("left") {
+                    Some(Value::Number(number)) if number.is_u64() => {
+                        number.as_u64().map_or(Left::Unknown, Left::Bytes)
+                    }
+                    Some(Value::String(digits))
+                        if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) =>
+                    {
+                        digits.parse().map_or(Left::Unknown, Left::Bytes)
+                    }
+                    _ => Left::Unknown,
+                },
+                event: Event::from_http(word.as_bytes()),
+                offers,
+            }))
+        }
+        "scrape" => Some(Request::Scrape(match get("info_hash") {
+            None => Vec::new(),
+            Some(Value::Array(list)) => list
+                .iter()
+                .take(crate::limits::HTTP_SCRAPE_HASHES_MAX)
+                .map(|value| name_of(value).map(InfoHash))
+                .collect::<Option<_>>()?,
+            Some(value) => vec![InfoHash(name_of(value)?)],
+        })),
+        _ => None,
+    }
+}
+
+fn name_of(value: &Value) -> Option<[u8; 20]> {
+    let bytes: Option<Vec<u8>> =
+        value.as_str()?.chars().map(|character| u8::try_from(character).ok()).collect();
+    bytes?.try_into().ok()
+}
+
+/// Without the texts as they came, which a tree has not.
+fn without_texts(request: Request<'_>) -> Request<'_> {
+    match request {
+        Request::Announce(mut announce) => {
+            for offer in &mut announce.offers {
+                (offer.offer, offer.offer_id.literal) = ("", "");
+            }
+            Request::Announce(announce)
+        }
+        Request::Answer(mut answer) => {
+            (answer.answer, answer.offer_id.literal) = ("", "");
+            Request::Answer(answer)
+        }
+        Request::Scrape(hashes) => Request::Scrape(hashes),
+    }
+}
+
+/// The keys and values of an object in order, those that come twice too.
+struct Pairs(Vec<(String, Box<RawValue>)>);
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Pairs;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(Collect)
+    }
+}
+
+/// Whether a key that matters comes twice in one object.
+fn repeats(text: &str) -> bool {
+    let is_twice = |pairs: &Pairs, keys: &[&str]| {
+        keys.iter().any(|key| pairs.0.iter().filter(|(name, _)| name == key).count() > 1)
+    };
+    let Ok(object) = serde_json::from_str::<Pairs>(text) else { return false };
+    let offers = object.0.iter().find(|(name, _)| name == "offers");
+    let offers =
+        offers.and_then(|(_, list)| serde_json::from_str::<Vec<Box<RawValue>>>(list.get()).ok());
+    let mut offers = offers.into_iter().flatten().take(WEB_OFFERS_MAX);
+    is_twice(
+        &object,
+        &[
+            "action",
+            "info_hash",
+            "peer_id",
+            "to_peer_id",
+            "left",
+            "event",
+            "offers",
+            "offer_id",
+            "answer",
+        ],
+    ) || offers.any(|offer| {
+        serde_json::from_str::<Pairs>(offer.get())
+            .is_ok_and(|offer| is_twice(&offer, &["offer", "offer_id"]))
+    })
+}
+
+/// What must hold for any text: no panic, and agreement with the model, which sees no key twice.
+fn check(text: &str) {
+    let read = Request::parse(text);
+    if nesting(text.as_bytes()) > WEB_DEPTH_MAX {
+        assert_eq!(read, Err(ParseError::BadJson));
+    } else if read.is_err() && repeats(text) {
+        assert!(matches!(read, Err(ParseError::BadJson | ParseError::BadOffer)), "{text}");
+    } else {
+        assert_eq!(read.ok().map(without_texts), model(text), "{text}");
+    }
+}
+
+#[test]
+fn an_announce_of_a_browser_is_read() {
+    let text = announce(
+        r#","numwant":5,"uploaded":0,"downloaded":0,"left":123,"event":"started",
+        "offers":[{"offer":{"type":"offer","sdp":"v=0\r\n"},"offer_id":"\u0001\u00ff\"x"},
+        {"offer_id":"y","offer":{ "sdp" : "v=1" },"more":[1]}],"trackerid":"t""#,
+    );
+    let read = parsed(&text);
+    assert_eq!((read.left, read.event), (Left::Bytes(123), Event::Started));
+    assert_eq!(read.info_hash, InfoHash([b'a'; 20]));
+    assert_eq!(read.offers.len(), 2);
+    assert_eq!(read.offers[0].offer, r#"{"type":"offer","sdp":"v=0\r\n"}"#);
+    assert_eq!(read.offers[0].offer_id.literal, r#""\u0001\u00ff\"x""#);
+    assert_eq!(read.offers[0].offer_id.text, "\u{1}\u{ff}\"x");
+    assert_eq!(read.offers[1].offer, r#"{ "sdp" : "v=1" }"#);
+    check(&text);
+}
+
+#[test]
+fn names_are_twenty_characters_of_one_byte() {
+    let all: String = (0..=255_u8).map(char::from).collect();
+    for chunk in all.chars().collect::<Vec<_>>().chunks(20).filter(|chunk| chunk.len() == 20) {
+        let name: String = chunk.iter().collect();
+        let raw = serde_json::to_string(&name).expect("a string");
+        let escaped: String = chunk.iter().map(|&c| format!("\\u{:04X}", u32::from(c))).collect();
+        for literal in [raw, format!("\"{escaped}\"")] {
+            let text = format!(
+                r#"{{"action":"announce","info_hash":{literal},"peer_id":{literal},"left":0}}"#
+            );
+            let read = parsed(&text);
+            let bytes: Vec<u8> = chunk.iter().map(|&c| u8::try_from(c).expect("a byte")).collect();
+            assert_eq!((&read.info_hash.0[..], &read.peer_id.0[..]), (&bytes[..], &bytes[..]));
+            check(&text);
+        }
+    }
+    for bad in
+        ["", "a", "aaaaaaaaaaaaaaaaaaa", "aaaaaaaaaaaaaaaaaaaaa", "aaaaaaaaaaaaaaaaaaa\u{100}"]
+    {
+        let text = announce("").replace(HASH, bad);
+        assert_eq!(Request::parse(&text), Err(ParseError::BadInfoHash));
+        let text = announce("").replace(PEER, bad);
+        assert_eq!(Request::parse(&text), Err(ParseError::BadPeerId));
+    }
+}
+
+#[test]
+fn what_is_wrong_is_told_apart() {
+    let answer = |more: &str| announce(&format!(r#","answer":{{"type":"answer"}}{more}"#));
+    let to = r#","to_peer_id":"cccccccccccccccccccc""#;
+    let cases: Vec<(String, ParseError)> = vec![
+        (String::new(), ParseError::BadJson),
+        ("null".into(), ParseError::BadJson),
+        ("[]".into(), ParseError::BadJson),
+        ("{".into(), ParseError::BadJson),
+        ("\u{feff}{}".into(), ParseError::BadJson),
+        (format!("{} x", announce("")), ParseError::BadJson),
+        (announce(r#","left":1,"left":2"#), ParseError::BadJson),
+        (
+            format!(r#"["announce","{HASH}","{PEER}",null,1,null,null,null,null]"#),
+            ParseError::BadJson,
+        ),
+        (announce(r#","offers":[[{},"x"]]"#), ParseError::BadOffer),
+        (announce(r#","offers":[{"offer":{},"offer_id":"\ud800"}]"#), ParseError::BadOffer),
+        ("{}".into(), ParseError::BadAction),
+        (r#"{"action":1}"#.into(), ParseError::BadAction),
+        (r#"{"action":"ANNOUNCE"}"#.into(), ParseError::BadAction),
+        (r#"{"action":"announce"}"#.into(), ParseError::MissingInfoHash),
+        (r#"{"action":"announce","info_hash":null}"#.into(), ParseError::MissingInfoHash),
+        (r#"{"action":"announce","info_hash":7}"#.into(), ParseError::BadInfoHash),
+        (format!(r#"{{"action":"announce","info_hash":"{HASH}"}}"#), ParseError::BadPeerId),
+        (announce(r#","offers":{}"#), ParseError::BadOffer),
+        (announce(r#","offers":[null]"#), ParseError::BadOffer),
+        (announce(r#","offers":[{"offer":{}}]"#), ParseError::BadOffer),
+        (announce(r#","offers":[{"offer":"x","offer_id":"y"}]"#), ParseError::BadOffer),
+        (announce(r#","offers":[{"offer":{},"offer_id":""}]"#), ParseError::BadOffer),
+        (announce(r#","offers":[{"offer":{},"offer_id":5}]"#), ParseError::BadOffer),
+        (
+            announce(&format!(
+                r#","offers":[{{"offer":{{}},"offer_id":"{}"}}]"#,
+                "\u{ff}".repeat(65)
+            )),
+            ParseError::BadOffer,
+        ),
+        (answer(""), ParseError::BadOffer),
+        (answer(to), ParseError::BadOffer),
+        (answer(r#","offer_id":"x""#), ParseError::BadOffer),
+        (announce(&format!(r#"{to},"answer":[],"offer_id":"x""#)), ParseError::BadOffer),
+        (r#"{"action":"scrape","info_hash":{}}"#.into(), ParseError::BadInfoHash),
+        (r#"{"action":"scrape","info_hash":["x"]}"#.into(), ParseError::BadInfoHash),
+    ];
+    for (text, error) in cases {
+        assert_eq!(Request::parse(&text).err(), Some(error), "{text}");
+    }
+}
+
+#[test]
+fn odd_values_that_harm_nobody_are_as_good_as_missing() {
+    for (left, expected) in [
+        ("0", Left::Bytes(0)),
+        ("\"0\"", Left::Bytes(0)),
+        ("18446744073709551615", Left::Bytes(u64::MAX)),
+        ("18446744073709551616", Left::Unknown),
+        ("-1", Left::Unknown),
+        ("-0", Left::Unknown),
+        ("0.0", Left::Unknown),
+        ("1e999", Left::Unknown),
+        ("\"\"", Left::Unknown),
+        ("null", Left::Unknown),
+        ("{}", Left::Unknown),
+    ] {
+        assert_eq!(parsed(&announce(&format!(r#","left":{left}"#))).left, expected, "{left}");
+    }
+    for event in ["null", "\"\"", "\"update\"", "\"empty\"", "7", "[\"stopped\"]"] {
+        assert_eq!(parsed(&announce(&format!(r#","event":{event}"#))).event, Event::None);
+    }
+    assert!(parsed(&announce(r#","offers":null"#)).offers.is_empty());
+    assert!(parsed(&announce(r#","answer":null,"to_peer_id":3"#)).offers.is_empty());
+}
+
+#[test]
+fn offers_beyond_ten_and_hashes_beyond_a_hundred_are_not_looked_at() {
+    let offer = r#"{"offer":{},"offer_id":"x"}"#;
+    let text = announce(&format!(r#","offers":[{}null]"#, format!("{offer},").repeat(10)));
+    assert_eq!(parsed(&text).offers.len(), 10);
+    let text = announce(&format!(r#","offers":[{}null]"#, format!("{offer},").repeat(9)));
+    assert_eq!(Request::parse(&text), Err(ParseError::BadOffer));
+    let hashes = format!("\"{HASH}\",").repeat(100);
+    let text = format!(r#"{{"action":"scrape","info_hash":[{hashes}7]}}"#);
+    let Ok(Request::Scrape(read)) = Request::parse(&text) else { panic!("a scrape") };
+    assert_eq!(read.len(), 100);
+    check(&text);
+}
+
+#[test]
+fn depth_is_bounded_and_strings_have_none() {
+    let deep = |depth: usize| {
+        // The object itself is one level.
+        announce(&format!(r#","x":{}{}"#, "[".repeat(depth - 1), "]".repeat(depth - 1)))
+    };
+    assert!(Request::parse(&deep(WEB_DEPTH_MAX)).is_ok());
+    for depth in [WEB_DEPTH_MAX + 1, 128, 30_000] {
+        assert_eq!(Request::parse(&deep(depth)), Err(ParseError::BadJson));
+    }
+    let text = announce(r#","x":"[[[[[[[[[[[[\"[[[[\\","y":"\\\\\"{{{{{{{{{{{{""#);
+    assert_eq!(nesting(text.as_bytes()), 1);
+    assert!(Request::parse(&text).is_ok());
+    for broken in ["\"", "\"\\", "\"\\\"", "]]]]", "\"\\\\\\"] {
+        assert!(nesting(broken.as_bytes()) <= 1);
+    }
+}
+
+#[test]
+fn what_is_written_has_the_shapes_that_clients_know() {
+    let hash = InfoHash(std::array::from_fn(|i| [0, 31, 34, 92, 127, 128, 255][i % 7]));
+    let peer = PeerId(*b"-WW0200-bbbbbbbbbbbb");
+    let hash_text: String = hash.0.iter().map(|&byte| char::from(byte)).collect();
+    let written = |write: &dyn Fn(&mut Vec<u8>)| -> Value {
+        let mut out = Vec::new();
+        write(&mut out);
+        serde_json::from_slice(&out).expect("JSON in UTF-8")
+    };
+    let reply = written(&|out| write_announce_reply(out, &hash, (1, 2), 120));
+    let expected = serde_json::json!({"complete": 1, "incomplete": 2, "action": "announce",
+        "interval": 120, "info_hash": hash_text});
+    assert_eq!(reply, expected);
+    let relayed = (br#"{"type":"offer","sdp":"x"}"#.as_slice(), br#""\u00ff""#.as_slice());
+    let offer = written(&|out| write_offer(out, &hash, &peer, relayed));
+    let expected = serde_json::json!({"action": "announce", "offer": {"type": "offer", "sdp": "x"},
+        "offer_id": "\u{ff}", "peer_id": PEER, "info_hash": hash_text});
+    assert_eq!(offer, expected);
+    let answer = written(&|out| write_answer(out, &hash, &peer, relayed));
+    assert_eq!(answer["answer"], expected["offer"]);
+    assert_eq!(answer["offer"], Value::Null);
+    let row = Row { seeders: 1, leechers: 2, completed: 3 };
+    let (one, other) = (InfoHash([b'a'; 20]), InfoHash([b'b'; 20]));
+    let rows = [(&one, row), (&other, row)];
+    let scrape = written(&|out| write_scrape_reply(out, rows.into_iter(), 60));
+    let counts = serde_json::json!({"complete": 1, "incomplete": 2, "downloaded": 3});
+    let expected = serde_json::json!({"action": "scrape",
+        "files": {HASH: counts, "bbbbbbbbbbbbbbbbbbbb": counts},
+        "flags": {"min_request_interval": 60}});
+    assert_eq!(scrape, expected);
+    assert_eq!(
+        written(&|out| write_scrape_reply(out, [].into_iter(), 60))["files"],
+        serde_json::json!({})
+    );
+    let failure = written(&|out| write_failure(out, None, "no", None));
+    assert_eq!(failure, serde_json::json!({"failure reason": "no"}));
+    let failure = written(&|out| write_failure(out, Some("announce"), "no", Some(&hash)));
+    let expected = serde_json::json!({"action": "announce", "failure reason": "no",
+        "info_hash": hash_text});
+    assert_eq!(failure, expected);
+}
+
+/// Pieces of messages, whole and broken.
+fn piece() -> impl Strategy<Value = String> {
+    prop_oneof![
+        Just(r#""action":"announce""#.to_owned()),
+        Just(r#""action":"scrape""#.to_owned()),
+        Just(format!(r#""info_hash":"{HASH}""#)),
+        Just(format!(r#""info_hash":["{HASH}","{PEER}"]"#)),
+        Just(format!(r#""peer_id":"{PEER}""#)),
+        Just(format!(r#""to_peer_id":"{PEER}""#)),
+        Just(r#""answer":{"type":"answer"}"#.to_owned()),
+        Just(r#""offers":[{"offer":{},"offer_id":"x"}]"#.to_owned()),
+        Just(r#""offer_id":"\u0041""#.to_owned()),
+        "\"left\":(0|-1|1.5|77|\"3\"|null)",
+        "\"event\":(\"stopped\"|\"x\"|1)",
+        "[{}\\[\\],:\"\\\\a0]{0,6}",
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_read_as_the_model_reads_it(text in "\\PC{0,80}") {
+        check(&text);
+    }
+
+    #[test]
+    fn shuffled_messages_are_read_as_the_model_reads_them(
+        pieces in prop::collection::vec(piece(), 0..7),
+    ) {
+        check(&format!("{{{}}}", pieces.join(",")));
+    }
+}
