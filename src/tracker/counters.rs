@@ -167,7 +167,7 @@ macro_rules! counters {
 
 counters! {
     Counter Request requests:
-        "Requests received: verified ones over UDP, any announce or scrape over HTTP and WebSocket.";
+        "Requests received: verified ones over UDP, all that can be read over HTTP and WebSocket.";
     Counter Request replies: "Requests answered, refusals not among them.";
     Counter Drop drops: "Requests that got no answer, or none in time, by reason.";
     Counter Refusal refusals: "Requests answered with a failure, by reason.";

@@ -103,7 +103,7 @@ impl Tracker {
         }
     }
 
-    /// Whether a request goes on as a WebSocket; `None`: it is an ordinary one, since WebSockets are
+    /// Whether a request goes on as a WebSocket; `None`: it is an ordinary one, as WebSockets are
     /// not served.
     ///
     /// # Errors

@@ -41,12 +41,13 @@ struct Known {
 
 #[test]
 fn agrees_with_a_list_of_peers() {
-    for seed in 0..40 {
+    let (seeds, steps) = if cfg!(miri) { (1, 100) } else { (40, 2_000) };
+    for seed in 0..seeds {
         let (mut rng, mut store) = (Rng::new(seed), store(seed));
         let mut model: BTreeMap<(u32, Place, PeerId), Known> = BTreeMap::new();
         let mut completed: BTreeMap<u32, u32> = BTreeMap::new();
         let mut now = Seconds(1_000);
-        for step in 0..2_000 {
+        for step in 0..steps {
             let swarm = rng.below(6);
             let id = u8::try_from(rng.below(3)).expect("small");
             let mut who = arrival(swarm, u64::from(rng.below(20)), id, rng.below(3) == 0);
@@ -121,6 +122,7 @@ fn agrees_with_a_list_of_peers() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn a_full_swarm_loses_one_that_announced_long_ago() {
     let mut store = store(1);
     for n in 0..200 {
@@ -137,6 +139,7 @@ fn a_full_swarm_loses_one_that_announced_long_ago() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn without_memory_newcomers_are_refused_and_the_others_stay() {
     let mut store =
         WebStore::new(WebBounds { memory_bytes: 20_000, ..bounds() }, HashKey(1, 2), Rng::new(3));
@@ -192,7 +195,7 @@ fn chosen_peers_differ_are_of_the_right_kind_and_have_the_same_chance() {
         }
         let asker = arrival(0, 0, 0, seeder);
         let mut given: BTreeMap<u64, u32> = BTreeMap::new();
-        let rounds = 4_000;
+        let rounds = if cfg!(miri) { 10 } else { 4_000 };
         let mut firsts = BTreeMap::new();
         for _ in 0..rounds {
             let announced = store.announce(Seconds(1), &asker).expect("room");
@@ -222,10 +225,13 @@ fn chosen_peers_differ_are_of_the_right_kind_and_have_the_same_chance() {
             let sum: u32 = counts.iter().sum();
             let mean = f64::from(sum) / f64::from(u32::try_from(counts.len().max(1)).expect("few"));
             let close = |&count: &u32| (f64::from(count) - mean).abs() <= 6.0 * mean.sqrt() + 1.0;
-            assert!(counts.iter().all(close), "case {case}: {counts:?}");
+            assert!(cfg!(miri) || counts.iter().all(close), "case {case}: {counts:?}");
         }
         let most = firsts.values().max().copied().unwrap_or(0);
         let eligible = if seeder { leechers } else { seeders + leechers };
-        assert!(eligible < 3 || most < rounds * 3 / 4, "case {case}: always the same first");
+        assert!(
+            cfg!(miri) || eligible < 3 || most < rounds * 3 / 4,
+            "case {case}: always the same first"
+        );
     }
 }
