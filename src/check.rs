@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, Rlimit, getrlimit};
 use rustix::thread::CapabilitySet;
 
+use crate::control::certificates::{CertificateError, Loaded};
 use crate::dataplane::probe::{self, KERNEL_MIN, RingRefusal};
 use crate::dataplane::socket::{bind_udp_group, receive_buffer_granted};
 use crate::dataplane::steering;
@@ -98,6 +99,30 @@ pub fn machine(settings: &Settings) -> Vec<Finding> {
         reuseport_steering(&try_steering()),
         cpus(core_affinity::get_core_ids().map_or(0, |cores| cores.len()), settings.workers),
     ]
+}
+
+/// What came of loading the certificates.
+#[must_use]
+pub fn certificates(loaded: Result<Loaded, CertificateError>) -> Vec<Finding> {
+    let title = "certificates";
+    match loaded {
+        Err(error) => {
+            let remedy = "name a certificate with its chain in tls.certificates and its key in \
+                          tls.keys, both in PEM, and renew what has ended";
+            vec![Finding::new(Level::Problem, title, error.to_string(), remedy.to_owned())]
+        }
+        Ok(loaded) if loaded.warnings.is_empty() => {
+            let detail = "the keys fit, the chains hold, and none ends within two weeks";
+            vec![Finding::ok(title, detail.to_owned())]
+        }
+        Ok(loaded) => {
+            let finding = |warning: String| {
+                let remedy = "renew it, put the whole chain into its file, and send SIGHUP";
+                Finding::new(Level::Warning, title, warning, remedy.to_owned())
+            };
+            loaded.warnings.into_iter().map(finding).collect()
+        }
+    }
 }
 
 /// The worst level among `findings`.

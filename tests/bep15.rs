@@ -1312,6 +1312,7 @@ fn provoke_drop(reason: DropReason) -> Option<World> {
             | ParseError::BadInfoHash
             | ParseError::BadPeerId
             | ParseError::BadPort
+            | ParseError::BadForwarded
             | ParseError::BadUpgrade
             | ParseError::UpgradeRequired
             | ParseError::BadJson

@@ -679,6 +679,7 @@ fn provoke_refusal(refusal: Refusal) -> Option<(World, Response)> {
             ParseError::Truncated
             | ParseError::BadMagic
             | ParseError::UnknownAction
+            | ParseError::BadForwarded
             | ParseError::BadUpgrade
             | ParseError::UpgradeRequired
             | ParseError::BadJson

@@ -10,6 +10,7 @@
 //! them.
 
 mod layers;
+mod listen;
 mod problem;
 mod rules;
 #[cfg(test)]
@@ -19,13 +20,14 @@ mod units;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 #[cfg(any(test, fuzzing))]
 pub use layers::check;
+pub use listen::HttpListen;
 pub use problem::{ConfigError, Place, Problem};
 pub use rules::MEMORY_BYTES_PER_WORKER_MIN;
 pub use units::{ByteSize, Span, UnitError};
@@ -59,8 +61,10 @@ pub struct Config {
     pub state_dir: String,
     /// The UDP tracker protocol.
     pub udp: Udp,
-    /// The HTTP tracker protocol.
+    /// The HTTP tracker protocol, and WebTorrent.
     pub http: Http,
+    /// Certificates.
+    pub tls: Tls,
     /// Health, metrics and statistics.
     pub admin: Admin,
     /// What peers are told, and which peers.
@@ -96,10 +100,18 @@ pub struct Udp {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
-    /// Where to listen. Default port 6969 of both families; empty = no HTTP.
-    pub listen: Vec<SocketAddr>,
+    /// Where to listen, and what stands between a client and HTTP there. Default port 6969 of both
+    /// families; empty = no HTTP.
+    pub listen: Vec<HttpListen>,
+    /// Proxies that may say who the client is, on listeners that are for proxies. Default none.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The field in which they do, on listeners marked `forwarded`. Default "X-Forwarded-For".
+    pub forwarded_header: String,
     /// Connections open at once, over all workers. Default 0 = what the open-file limit allows.
     pub max_connections: usize,
+    /// Connections open at once from one IPv4 address or one IPv6 /64, about. Default 1,024, 0 to
+    /// 10,000,000; 0 = any number. Trusted proxies are not counted.
+    pub max_connections_per_address: usize,
     /// From the first byte of a request to the end of its head. Default 5s, 1s to 10m.
     pub head_timeout: Span,
     /// Between two requests. Default 30s, 1s to 10m.
@@ -112,6 +124,19 @@ pub struct Http {
     pub websocket: bool,
     /// Pages that may open WebSockets, as `Origin` names them. Default none = all.
     pub websocket_origins: Vec<String>,
+    /// Whether `/stats` and `/stats.json` are served on the same listeners. Default true.
+    pub stats: bool,
+}
+
+/// `[tls]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// Files with a certificate and the chain behind it, in PEM. The first one is for clients that
+    /// name no host, or one that no certificate is for. Default none.
+    pub certificates: Vec<String>,
+    /// Files with the keys of `certificates`, in the same order. Default none.
+    pub keys: Vec<String>,
 }
 
 /// `[admin]`
@@ -249,6 +274,14 @@ impl Udp {
     }
 }
 
+impl Tls {
+    /// The files, each certificate with its key.
+    pub fn pairs(&self) -> Vec<(&Path, &Path)> {
+        let pairs = self.certificates.iter().zip(&self.keys);
+        pairs.map(|(certificate, key)| (Path::new(certificate), Path::new(key))).collect()
+    }
+}
+
 impl Admin {
     /// Where to listen, or `None` when it is off.
     pub fn listen_addr(&self) -> Option<SocketAddr> {
@@ -285,14 +318,18 @@ impl Default for Udp {
 impl Default for Http {
     fn default() -> Self {
         Self {
-            listen: listen_default(),
+            listen: listen_default().into_iter().map(HttpListen::plain).collect(),
+            trusted_proxies: Vec::new(),
+            forwarded_header: "X-Forwarded-For".to_owned(),
             max_connections: 0,
+            max_connections_per_address: 1_024,
             head_timeout: Span::from_secs(limits::HTTP_HEAD_SECONDS),
             idle_timeout: Span::from_secs(limits::HTTP_IDLE_SECONDS),
             write_timeout: Span::from_secs(limits::HTTP_WRITE_SECONDS),
             max_scrape_hashes: limits::HTTP_SCRAPE_HASHES_MAX,
             websocket: true,
             websocket_origins: Vec::new(),
+            stats: true,
         }
     }
 }

@@ -13,7 +13,7 @@ use toml::Value;
 use tracing_subscriber::EnvFilter;
 
 use super::units::{ByteSize, Span};
-use super::{Config, Mode, Place, Problem};
+use super::{Config, HttpListen, Mode, Place, Problem};
 use crate::limits;
 
 /// Bytes that one worker needs at the least for its share of the swarms: below it the tables of an
@@ -59,11 +59,11 @@ pub(super) struct Form {
 }
 
 /// The sections, in the order of the file.
-pub(super) const SECTIONS: [&str; 7] =
-    ["udp", "http", "admin", "announce", "swarm", "access", "log"];
+pub(super) const SECTIONS: [&str; 8] =
+    ["udp", "http", "tls", "admin", "announce", "swarm", "access", "log"];
 
 /// Every key, in the order of the file.
-pub(super) static KEYS: [Key; 33] = [
+pub(super) static KEYS: [Key; 39] = [
     key("workers", Expected::Whole { min: 0, max: limits::WORKERS_MAX as u64 }),
     key("state_dir", Expected::Text(PATH)),
     key("udp.listen", Expected::List(LISTEN)),
@@ -71,8 +71,11 @@ pub(super) static KEYS: [Key; 33] = [
     key("udp.steering", Expected::Flag),
     key("udp.connection_id_key", Expected::Secret(KEY)),
     key("udp.connection_id_lifetime", LIFETIME),
-    key("http.listen", Expected::List(LISTEN)),
+    key("http.listen", Expected::List(HTTP_LISTEN)),
+    key("http.trusted_proxies", Expected::List(NETWORK)),
+    key("http.forwarded_header", Expected::Text(FIELD)),
     key("http.max_connections", Expected::Whole { min: 0, max: 10_000_000 }),
+    key("http.max_connections_per_address", Expected::Whole { min: 0, max: 10_000_000 }),
     key("http.head_timeout", TIMEOUT),
     key("http.idle_timeout", TIMEOUT),
     key("http.write_timeout", TIMEOUT),
@@ -82,6 +85,9 @@ pub(super) static KEYS: [Key; 33] = [
     ),
     key("http.websocket", Expected::Flag),
     key("http.websocket_origins", Expected::List(ORIGIN)),
+    key("http.stats", Expected::Flag),
+    key("tls.certificates", Expected::List(PATH)),
+    key("tls.keys", Expected::List(PATH)),
     key("admin.listen", Expected::Text(LOOPBACK)),
     key("announce.interval", Expected::Duration { min: 60, max: 24 * 3_600 }),
     key("announce.websocket_interval", Expected::Duration { min: 30, max: 3_600 }),
@@ -110,6 +116,18 @@ const LIFETIME: Expected =
 const LISTEN: Form = Form {
     what: "socket addresses such as \"0.0.0.0:6969\" or \"[::]:6969\"",
     holds: |text| text.parse::<SocketAddr>().is_ok(),
+};
+const HTTP_LISTEN: Form = Form {
+    what: "socket addresses such as \"0.0.0.0:6969\", each followed by any of the words tls, \
+           proxy_protocol and forwarded",
+    holds: |text| text.parse::<HttpListen>().is_ok(),
+};
+const FIELD: Form = Form {
+    what: "the name of a header field such as \"X-Forwarded-For\"",
+    holds: |text| {
+        let is_token = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        !text.is_empty() && text.bytes().all(is_token)
+    },
 };
 const LOOPBACK: Form = Form {
     what: "a loopback address and port such as \"127.0.0.1:6970\" (no other, because it has no \
@@ -251,8 +269,8 @@ pub(super) fn conflicts(config: &Config, place_of: impl Fn(&str) -> Place) -> Ve
     };
 
     // The kernel would spread datagrams over both groups of sockets and steering would miss.
-    for (key, listen) in [("udp.listen", &config.udp.listen), ("http.listen", &config.http.listen)]
-    {
+    let http: Vec<SocketAddr> = config.http.listen.iter().map(|listen| listen.address).collect();
+    for (key, listen) in [("udp.listen", &config.udp.listen), ("http.listen", &http)] {
         // Port 0 is a new port each time.
         let twice = |at: usize| listen[at].port() != 0 && listen[..at].contains(&listen[at]);
         if let Some(at) = (0..listen.len()).find(|at| twice(*at)) {
@@ -261,6 +279,20 @@ pub(super) fn conflicts(config: &Config, place_of: impl Fn(&str) -> Place) -> Ve
     }
     if config.udp.listen.is_empty() && config.http.listen.is_empty() {
         report("udp.listen", "nothing to do: `http.listen` is empty too".to_owned());
+    }
+
+    let (certificates, keys) = (config.tls.certificates.len(), config.tls.keys.len());
+    if certificates != keys {
+        let message = format!("{keys} keys for {certificates} certificates: each needs its own");
+        report("tls.keys", message);
+    }
+    if config.http.listen.iter().any(|listen| listen.tls) && certificates == 0 {
+        report("tls.certificates", "a listener of `http.listen` is marked tls".to_owned());
+    }
+    let is_proxied = config.http.listen.iter().any(HttpListen::is_proxied);
+    if is_proxied && config.http.trusted_proxies.is_empty() {
+        let message = "a listener of `http.listen` is for proxies, and none is trusted";
+        report("http.trusted_proxies", message.to_owned());
     }
 
     let announce = &config.announce;

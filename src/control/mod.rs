@@ -1,6 +1,7 @@
 //! One thread's I/O, for operators. Slow is fine, wrong is not; no worker ever waits for it.
 
 pub mod admin;
+pub mod certificates;
 mod metrics;
 pub mod signals;
 mod stats;

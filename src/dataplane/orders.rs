@@ -1,8 +1,11 @@
 //! What a worker is told by the control plane, without a lock on most turns.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
+use rustls::ServerConfig;
+
+use super::connections::Pages;
 use super::mailbox::Doorbell;
 use crate::tracker::access::Access;
 
@@ -11,19 +14,48 @@ use crate::tracker::access::Access;
 pub struct Orders {
     doorbell: Arc<Doorbell>,
     stop: AtomicBool,
-    access_changed: AtomicBool,
-    access: std::sync::Mutex<Access>,
+    access: Tray<Access>,
+    tls: Tray<Arc<ServerConfig>>,
+    pages: Tray<Arc<Pages>>,
+}
+
+/// One thing that is put down for the other side to take; a newer one replaces it.
+#[derive(Debug)]
+struct Tray<T> {
+    is_full: AtomicBool,
+    thing: Mutex<Option<T>>,
+}
+
+impl<T> Tray<T> {
+    const fn new() -> Self {
+        Self { is_full: AtomicBool::new(false), thing: Mutex::new(None) }
+    }
+
+    fn put(&self, thing: T) {
+        *self.thing.lock().expect("no holder panics") = Some(thing);
+        self.is_full.store(true, Ordering::Release);
+    }
+
+    /// One load on most turns; the lock only when there is something.
+    fn take(&self) -> Option<T> {
+        if !self.is_full.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.is_full.store(false, Ordering::Relaxed);
+        self.thing.lock().expect("no holder panics").take()
+    }
 }
 
 impl Orders {
     /// No order yet; `doorbell` is the worker's own.
     #[must_use]
-    pub fn new(doorbell: Arc<Doorbell>) -> Self {
+    pub const fn new(doorbell: Arc<Doorbell>) -> Self {
         Self {
             doorbell,
             stop: AtomicBool::new(false),
-            access_changed: AtomicBool::new(false),
-            access: std::sync::Mutex::default(),
+            access: Tray::new(),
+            tls: Tray::new(),
+            pages: Tray::new(),
         }
     }
 
@@ -36,11 +68,22 @@ impl Orders {
     /// The worker uses another access list.
     ///
     /// # Panics
-    /// If a worker panicked while it took the last one, which ends the process anyway.
+    /// As the other two: if the worker panicked while it took the last one, which ends the process
+    /// anyway.
     pub fn set_access(&self, access: Access) {
-        *self.access.lock().expect("no holder panics") = access;
-        self.access_changed.store(true, Ordering::Release);
+        self.access.put(access);
         self.doorbell.ring_always();
+    }
+
+    /// The worker uses other certificates for connections to come.
+    pub fn set_tls(&self, tls: Arc<ServerConfig>) {
+        self.tls.put(tls);
+        self.doorbell.ring_always();
+    }
+
+    /// The worker serves other pages, from its next turn on: nobody is woken for that.
+    pub fn set_pages(&self, pages: Arc<Pages>) {
+        self.pages.put(pages);
     }
 
     /// Whether the worker shall end.
@@ -50,16 +93,20 @@ impl Orders {
     }
 
     /// The access list to use from now on, if there is a new one.
-    ///
-    /// # Panics
-    /// If the control plane panicked while it left one, which ends the process anyway.
     #[must_use]
     pub fn new_access(&self) -> Option<Access> {
-        // One load on most turns; the lock only after an operator changed something.
-        if !self.access_changed.load(Ordering::Relaxed) {
-            return None;
-        }
-        self.access_changed.store(false, Ordering::Relaxed);
-        Some(self.access.lock().expect("no holder panics").clone())
+        self.access.take()
+    }
+
+    /// The certificates to use from now on, if there are new ones.
+    #[must_use]
+    pub fn new_tls(&self) -> Option<Arc<ServerConfig>> {
+        self.tls.take()
+    }
+
+    /// The pages to serve from now on, if there are new ones.
+    #[must_use]
+    pub fn new_pages(&self) -> Option<Arc<Pages>> {
+        self.pages.take()
     }
 }

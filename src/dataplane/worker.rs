@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustls::ServerConfig;
 
-use super::connections::{Connections, Limits};
+use super::connections::{Connections, Limits, Listening, Refused};
 use super::mailbox::Post;
 use super::orders::Orders;
 use super::ring::{Completion, Operation, Outbox, Ring, Sizes, Token};
@@ -47,7 +48,9 @@ pub struct Parts {
     /// Its socket for each UDP listener.
     pub udp: Vec<UdpSocket>,
     /// Its socket for each HTTP listener.
-    pub http: Vec<TcpListener>,
+    pub http: Vec<(TcpListener, Listening)>,
+    /// The certificates, if a listener needs them.
+    pub tls: Option<Arc<ServerConfig>>,
     /// The bounds of its connections.
     pub http_limits: Limits,
     /// Its mailboxes.
@@ -95,6 +98,7 @@ pub struct Worker {
 /// An HTTP listener.
 struct Listener {
     socket: TcpListener,
+    listening: Listening,
     accepting: Accepting,
 }
 
@@ -142,11 +146,14 @@ impl Worker {
     pub fn new(parts: Parts) -> io::Result<Self> {
         let ring = Ring::new(&parts.sizes)?;
         ring.register_eventfd(parts.post.doorbell().as_fd())?;
-        let listener = |socket| Listener { socket, accepting: Accepting::No };
+        let listener = |(socket, listening)| {
+            let accepting = Accepting::No;
+            Listener { socket, listening, accepting }
+        };
         let mut worker = Self {
             ring,
             tracker: Tracker::new(parts.setup),
-            connections: Connections::new(parts.http_limits),
+            connections: Connections::new(parts.http_limits, parts.tls),
             unarmed: (0..parts.udp.len()).filter_map(|index| u8::try_from(index).ok()).collect(),
             failed: Vec::new(),
             sweeping: false,
@@ -228,6 +235,12 @@ impl Worker {
         self.post.flush();
         if let Some(access) = self.orders.new_access() {
             self.tracker.set_access(access);
+        }
+        if let Some(tls) = self.orders.new_tls() {
+            self.connections.set_tls(tls);
+        }
+        if let Some(pages) = self.orders.new_pages() {
+            self.connections.set_pages(pages);
         }
         if self.sweeping {
             self.sweeping = self.tracker.sweep(self.now);
@@ -377,7 +390,7 @@ impl Worker {
         }
         match completion.accepted() {
             Ok(stream) => {
-                self.take_or_refuse(stream);
+                self.take_or_refuse(listener, stream);
                 if !goes_on {
                     self.arm_accepts();
                 }
@@ -397,12 +410,20 @@ impl Worker {
         }
     }
 
-    fn take_or_refuse(&mut self, stream: OwnedFd) {
-        if self.connections.is_full() {
-            self.count_refusal("there are as many as may be");
-        } else {
-            self.tracker.counters_mut().http_connections_accepted[0] += 1;
-            self.connections.accepted(self.now, stream, &mut self.ring);
+    fn take_or_refuse(&mut self, listener: usize, stream: OwnedFd) {
+        let from = (stream, self.http[listener].listening);
+        let (tracker, ring) = (&mut self.tracker, &mut self.ring);
+        match self.connections.accepted(self.now, from, tracker, ring) {
+            Ok(()) => self.tracker.counters_mut().http_connections_accepted[0] += 1,
+            Err(Refused::Full) => self.count_refusal(
+                "there are as many as may be",
+                "Raise http.max_connections or the limit of open files.",
+            ),
+            Err(Refused::Crowded) => self.count_refusal(
+                "an address has as many as it may",
+                "If many clients share an address, raise http.max_connections_per_address.",
+            ),
+            Err(Refused::Unwanted) => {}
         }
     }
 
@@ -413,7 +434,10 @@ impl Worker {
         match completion.result() {
             Ok(_) => {
                 self.ring.close_refused(completion);
-                self.count_refusal("no file descriptor is left");
+                self.count_refusal(
+                    "no file descriptor is left",
+                    "Raise http.max_connections or the limit of open files.",
+                );
             }
             // The timer wants to know whether there are descriptors again.
             Err(error) if error.raw_os_error() == Some(Errno::CANCELED.raw_os_error()) => {
@@ -433,15 +457,14 @@ impl Worker {
         }
     }
 
-    fn count_refusal(&mut self, why: &str) {
+    fn count_refusal(&mut self, why: &str, remedy: &str) {
         let counters = self.tracker.counters_mut();
         counters.http_connections_refused[0] += 1;
         let refused = counters.http_connections_refused[0];
         if self.logged.is_none_or(|logged| self.now.since(logged) >= LOG_SECONDS) {
             self.logged = Some(self.now);
             tracing::warn!(
-                "HTTP connections are refused: {why}; {refused} by this worker since start. \
-                 Raise http.max_connections or the limit of open files."
+                "HTTP connections are refused: {why}; {refused} by this worker since start. {remedy}"
             );
         }
     }

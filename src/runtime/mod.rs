@@ -17,11 +17,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use core_affinity::CoreId as Cpu;
 use glommio::{LocalExecutorBuilder, Placement};
 use rustix::process::{Resource, getrlimit, setrlimit};
+use rustls::ServerConfig;
 use tracing::{info, warn};
 
 use crate::check::{self, Settings};
-use crate::config::{Config, Mode, Refusal};
+use crate::config::{Config, HttpListen, Mode, Refusal};
+use crate::control::certificates::{self, CertificateError};
 use crate::control::{self, admin, signals};
+use crate::dataplane::connections::Listening;
 use crate::dataplane::orders::Orders;
 use crate::dataplane::ring::Sizes;
 use crate::dataplane::socket::{self, BindError};
@@ -82,6 +85,9 @@ pub enum RunError {
         /// Which line.
         source: access::BadLine,
     },
+    /// A certificate cannot be used.
+    #[error("tls: {0}")]
+    Certificate(#[from] CertificateError),
     /// A worker or the control plane came to an end by itself.
     #[error("{what}: {source}")]
     Io {
@@ -130,6 +136,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
     let workers = plan.cpus.len();
     let started = boot_seconds();
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let tls = load_tls(config)?;
     let secrets = secrets::draw(config)?;
     let relay_key: [u8; 16] = secrets::random_bytes()?;
     let owner = Owner::new(secrets.owner_keys, u16_of(workers));
@@ -163,7 +170,12 @@ pub fn run(config: &Config) -> Result<(), RunError> {
                 relay_key: RelayKey::new(relay_key),
             },
             udp: udp.iter_mut().map(|group| group.remove(0)).collect(),
-            http: http.iter_mut().map(|group| group.remove(0)).collect(),
+            http: http
+                .iter_mut()
+                .zip(&config.http.listen)
+                .map(|(group, listen)| (group.remove(0), listening(listen)))
+                .collect(),
+            tls: tls.clone(),
             http_limits: plan.http_limits,
             post,
             published: published[index].clone(),
@@ -266,8 +278,10 @@ fn plan(config: &Config) -> Result<Plan, RunError> {
         peer_ttl_secs: config.swarm.peer_ttl.as_secs(),
         keep_peer_ids: config.swarm.keep_peer_ids,
     };
+    let per_address = config.http.max_connections_per_address.div_ceil(workers);
     let http_limits = connections::Limits {
         connections_max: connections_max(config, workers),
+        per_address_max: u32::try_from(per_address).unwrap_or(u32::MAX),
         head_secs: config.http.head_timeout.as_secs(),
         idle_secs: config.http.idle_timeout.as_secs(),
         write_secs: config.http.write_timeout.as_secs(),
@@ -282,12 +296,32 @@ fn plan(config: &Config) -> Result<Plan, RunError> {
         isolate_private_networks: announce.isolate_private_networks,
         deny_ports: PortSet::new(announce.denied_ports()),
         trust_ip_param_from: announce.trust_ip_param_from.clone(),
+        trusted_proxies: config.http.trusted_proxies.clone(),
+        forwarded_header: config.http.forwarded_header.clone(),
         http_scrape_hashes_max: config.http.max_scrape_hashes,
         web: config.http.websocket,
         web_origins: config.http.websocket_origins.clone(),
         polite_refusal: config.access.refusal == Refusal::Polite,
     };
     Ok(Plan { cpus, policy: Arc::new(policy), access: load_access(config)?, bounds, http_limits })
+}
+
+/// What a worker does with the connections of a listener.
+const fn listening(listen: &HttpListen) -> Listening {
+    let HttpListen { tls, proxy_protocol, forwarded, .. } = *listen;
+    Listening { tls, proxy_protocol, forwarded }
+}
+
+/// The certificates, if a listener needs them.
+fn load_tls(config: &Config) -> Result<Option<Arc<ServerConfig>>, RunError> {
+    if !config.http.listen.iter().any(|listen| listen.tls) {
+        return Ok(None);
+    }
+    let loaded = certificates::load(&config.tls.pairs())?;
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    Ok(Some(loaded.config))
 }
 
 /// Connections of one worker: as configured, but no more than there are descriptors for. The last
@@ -351,8 +385,8 @@ fn bind(
         udp.push(socket::bind_udp_group(address, workers, buffer)?);
     }
     let mut http = Vec::new();
-    for &address in &config.http.listen {
-        http.push(socket::bind_tcp_group(address, workers, BACKLOG)?);
+    for listen in &config.http.listen {
+        http.push(socket::bind_tcp_group(listen.address, workers, BACKLOG)?);
     }
     Ok((udp, http))
 }
@@ -390,19 +424,35 @@ fn announce_start(
     info!("throng {} with {workers} workers, steering {steering}", env!("CARGO_PKG_VERSION"));
     let udp = udp.iter().filter_map(|group| group[0].local_addr().ok());
     let http = http.iter().filter_map(|group| group[0].local_addr().ok());
+    let with_words =
+        |(address, listen): (SocketAddr, &HttpListen)| HttpListen { address, ..*listen };
+    let http = http.zip(&config.http.listen).map(with_words);
     let (udp, http): (Vec<_>, Vec<_>) = (udp.collect(), http.collect());
     info!("listening: UDP on {}, HTTP on {}", list(&udp), list(&http));
     if let Some(address) = admin.and_then(|admin| admin.local_addr().ok()) {
         info!("admin: http://{address}/health /metrics /stats.json");
     }
-    for (scheme, addresses) in [("udp", &udp), ("http", &http)] {
-        if let Some(address) = addresses.first() {
-            info!("announce URL: {scheme}://{}/announce", public_name(*address));
+    // Clients do not come by themselves to listeners that are for proxies.
+    let first = |tls: bool| {
+        let of_kind = |listen: &&HttpListen| listen.tls == tls && !listen.is_proxied();
+        http.iter().find(of_kind).map(|listen| listen.address)
+    };
+    let (plain, tls) = (first(false), first(true));
+    let web = |address: Option<SocketAddr>| address.filter(|_| config.http.websocket);
+    for (scheme, address, path) in [
+        ("udp", udp.first().copied(), "/announce"),
+        ("http", plain, "/announce"),
+        ("https", tls, "/announce"),
+        ("ws", web(plain), ""),
+        ("wss", web(tls), ""),
+    ] {
+        if let Some(address) = address {
+            info!("announce URL: {scheme}://{}{path}", public_name(address));
         }
     }
 }
 
-fn list(addresses: &[SocketAddr]) -> String {
+fn list<T: ToString>(addresses: &[T]) -> String {
     if addresses.is_empty() {
         return "nothing".to_owned();
     }
@@ -497,7 +547,7 @@ fn supervise(
     outcome
 }
 
-/// Reads the access list again; a bad one leaves the old one in force.
+/// Reads lists and certificates again; what is bad leaves the old in force.
 fn reload(config: &Config, orders: &[Arc<Orders>], signal: &str) {
     match load_access(config) {
         Ok(Access::Open) => info!("{signal}: there is no access list to read again"),
@@ -506,6 +556,14 @@ fn reload(config: &Config, orders: &[Arc<Orders>], signal: &str) {
             info!("{signal}: the access list has been read again");
         }
         Err(error) => warn!("{signal}: the old access list stays in force: {error}"),
+    }
+    match load_tls(config) {
+        Ok(None) => {}
+        Ok(Some(tls)) => {
+            orders.iter().for_each(|orders| orders.set_tls(tls.clone()));
+            info!("{signal}: the certificates have been read again");
+        }
+        Err(error) => warn!("{signal}: the old certificates stay in force: {error}"),
     }
 }
 
@@ -518,5 +576,9 @@ fn u16_of(count: usize) -> u16 {
 /// # Errors
 /// If the configuration cannot be carried out on it.
 pub fn check(config: &Config) -> Result<Vec<check::Finding>, RunError> {
-    Ok(check::machine(&settings(config)?))
+    let mut findings = check::machine(&settings(config)?);
+    if config.http.listen.iter().any(|listen| listen.tls) {
+        findings.extend(check::certificates(certificates::load(&config.tls.pairs())));
+    }
+    Ok(findings)
 }

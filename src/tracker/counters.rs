@@ -181,6 +181,9 @@ counters! {
     Counter None http_connections_accepted: "HTTP connections accepted.";
     Counter None http_connections_refused: "HTTP connections closed at once for lack of room.";
     Counter None http_connections_timed_out: "HTTP connections closed at a deadline.";
+    Counter None http_proxy_headers_refused:
+        "Connections closed because no trusted proxy said first who the client is.";
+    Counter None tls_handshakes_failed: "Connections that did not get as far as a request over TLS.";
     Gauge None http_connections: "HTTP connections open.";
     Counter None http_received_bytes: "Bytes read from HTTP connections.";
     Counter None http_sent_bytes: "Bytes written to HTTP connections.";

@@ -225,6 +225,12 @@ impl Tracker {
         self.store.sweep(now)
     }
 
+    /// The operator's choices.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
     /// Replaces the access list.
     pub fn set_access(&mut self, access: Access) {
         self.access = access;

@@ -149,6 +149,7 @@ impl Refusal {
                 ParseError::BadInfoHash => "info_hash must be 20 bytes",
                 ParseError::BadPeerId => "peer_id must be 20 bytes",
                 ParseError::BadPort => "port must be a number from 0 to 65535",
+                ParseError::BadForwarded => "the proxy does not say who the client is",
                 ParseError::BadUpgrade => "malformed WebSocket handshake",
                 ParseError::UpgradeRequired => "the WebSocket version must be 13",
                 ParseError::BadJson => "malformed message",

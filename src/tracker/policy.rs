@@ -7,7 +7,10 @@ use ipnet::IpNet;
 
 use crate::limits::{HTTP_SCRAPE_HASHES_MAX, NUM_WANT_DEFAULT, NUM_WANT_MAX};
 use crate::wire::addr::{Endpoint, Scope};
+use crate::wire::error::ParseError;
+use crate::wire::http::Head;
 use crate::wire::id::{InfoHash, PeerId};
+use crate::wire::proxy::forwarded_for;
 
 /// The operator's choices. The same on every core.
 #[derive(Clone, Debug)]
@@ -28,6 +31,10 @@ pub struct Policy {
     pub deny_ports: PortSet,
     /// Sources whose `ip` parameter is believed.
     pub trust_ip_param_from: Vec<IpNet>,
+    /// Proxies that are believed when they say who the client is, where they may.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The field in which they do so.
+    pub forwarded_header: String,
     /// Hashes answered in one HTTP scrape.
     pub http_scrape_hashes_max: usize,
     /// Whether WebSockets are served.
@@ -50,6 +57,8 @@ impl Default for Policy {
             isolate_private_networks: true,
             deny_ports: PortSet::new([]),
             trust_ip_param_from: Vec::new(),
+            trusted_proxies: Vec::new(),
+            forwarded_header: "X-Forwarded-For".to_owned(),
             http_scrape_hashes_max: HTTP_SCRAPE_HASHES_MAX,
             web: true,
             web_origins: Vec::new(),
@@ -115,6 +124,26 @@ impl Policy {
             }
             _ => source,
         }
+    }
+
+    /// Whether `ip` is a proxy that is believed.
+    #[must_use]
+    pub fn is_trusted_proxy(&self, ip: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|net| net.contains(&ip))
+    }
+
+    /// The client of a request that came from `source`, on a listener for proxies. Who is no
+    /// trusted proxy speaks for itself, whatever its fields say.
+    ///
+    /// # Errors
+    /// [`ParseError::BadForwarded`]: a trusted proxy does not say who it is.
+    pub fn client(&self, source: IpAddr, head: &Head<'_>) -> Result<IpAddr, ParseError> {
+        if !self.is_trusted_proxy(source) {
+            return Ok(source);
+        }
+        let name = self.forwarded_header.as_bytes();
+        forwarded_for(head.fields(), name, |ip| self.is_trusted_proxy(ip))
+            .map_err(|_| ParseError::BadForwarded)
     }
 
     /// Whether a page of this `Origin` may open a WebSocket.

@@ -31,6 +31,8 @@ pub enum ParseError {
     BadPeerId,
     /// HTTP announce: no `port`, or not a number from 0 to 65535.
     BadPort,
+    /// HTTP: a trusted proxy does not say who the client is, or not so that it can be read.
+    BadForwarded,
     /// WebSocket: no opening handshake (RFC 6455 section 4.2.1).
     BadUpgrade,
     /// WebSocket: a handshake of another version than 13.
@@ -46,7 +48,7 @@ pub enum ParseError {
 
 impl ParseError {
     /// Every variant, in declaration order.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Truncated,
         Self::BadMagic,
         Self::UnknownAction,
@@ -59,6 +61,7 @@ impl ParseError {
         Self::BadInfoHash,
         Self::BadPeerId,
         Self::BadPort,
+        Self::BadForwarded,
         Self::BadUpgrade,
         Self::UpgradeRequired,
         Self::BadJson,
@@ -82,6 +85,7 @@ impl ParseError {
             Self::BadInfoHash => "bad_info_hash",
             Self::BadPeerId => "bad_peer_id",
             Self::BadPort => "bad_port",
+            Self::BadForwarded => "bad_forwarded",
             Self::BadUpgrade => "bad_upgrade",
             Self::UpgradeRequired => "upgrade_required",
             Self::BadJson => "bad_json",

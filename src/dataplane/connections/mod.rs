@@ -7,31 +7,40 @@
 //! is in flight; until then its place is not given to another one.
 //!
 //! ```text
-//! accepted -> Reading -> (requests) -> Writing -> Reading ...     keep-alive
-//!                |  |        |            `----> closed           close
-//!                |  |        `-> Waiting -> Writing               another core owns the swarm
-//!                |  |                      `-> Draining -> closed after bytes that we do not read
-//!                |  `-> Open -> Draining -> closed                WebSocket
-//!                `-> Closing -> closed                            at a deadline
+//! accepted -> [PROXY header] -> [TLS handshake] -> Reading
+//!
+//! Reading -> (requests) -> Writing -> Reading ...      keep-alive
+//!    |  |        |            `----> closed            close
+//!    |  |        `-> Waiting -> Writing                another core owns the swarm
+//!    |  |                      `-> Draining -> closed  after bytes that we do not read
+//!    |  `-> Open -> Draining -> closed                 WebSocket
+//!    `-> Closing -> closed                             at a deadline
 //! ```
 
+mod conn;
+mod crowd;
+mod layer;
 mod serving;
+mod tls;
 mod websocket;
 #[cfg(test)]
 mod websocket_tests;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::net::Shutdown;
+use rustls::ServerConfig;
 
+use self::conn::{After, Conn, State, Step};
+use self::crowd::Crowd;
+use self::layer::{Layer, Peeled};
 use self::serving::Serving;
-use self::websocket::{Life, Reason, WebSocket};
+use self::tls::Tls;
+use self::websocket::Reason;
 use super::ring::{Ring, Token};
-use crate::limits::{
-    PENDING_SCRAPE_SECONDS, WEB_CLOSE_SECONDS, WEB_IDLE_SECONDS, WEB_PING_SECONDS,
-    WEB_QUEUE_BYTES_MAX, WEB_SILENT_SECONDS,
-};
+use crate::limits::{PENDING_SCRAPE_SECONDS, WEB_QUEUE_BYTES_MAX};
 use crate::time::Seconds;
 use crate::tracker::{Effects, Tracker};
 use crate::wire::http;
@@ -50,6 +59,8 @@ const SPARE_BYTES_MAX: usize = 64 * 1_024;
 pub struct Limits {
     /// Connections open at once on this core.
     pub connections_max: usize,
+    /// Connections of one address open at once on this core; 0: any number.
+    pub per_address_max: u32,
     /// Seconds from the first byte of a request to the end of its head.
     pub head_secs: u32,
     /// Seconds between two requests, and from the first byte of a message to its end.
@@ -58,91 +69,26 @@ pub struct Limits {
     pub write_secs: u32,
 }
 
-/// What a connection is about.
+/// What stands between the clients of a listener and HTTP.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Listening {
+    /// They speak TLS.
+    pub tls: bool,
+    /// A trusted proxy says first on each connection who the client is.
+    pub proxy_protocol: bool,
+    /// A trusted proxy says in each request who the client is.
+    pub forwarded: bool,
+}
+
+/// Why a connection is not taken.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum State {
-    /// A read is in flight.
-    Reading,
-    /// The owner of a swarm has been asked; nothing is in flight.
-    Waiting { keep_alive: bool, head_only: bool },
-    /// A write is in flight.
-    Writing,
-    /// A WebSocket: a read is in flight, and perhaps a write.
-    Open,
-    /// The last response has gone; a read is in flight whose bytes do not matter.
-    Draining,
-    /// Shut down; what is in flight comes to its end.
-    Closing,
-}
-
-/// What happens when everything that has been written has gone.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum After {
-    /// The next request.
-    KeepAlive,
-    /// The end: nothing more should be coming. What has come all the same makes it a drain.
-    Close,
-    /// The end, but there may be bytes that we have not read: closing at once would reset the
-    /// connection, and the response would be lost.
-    Drain,
-}
-
-/// What to do next with a connection.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Step {
-    Read {
-        later: bool,
-    },
-    /// The same read again, under the same deadline: there was no buffer for it.
-    Retry,
-    Write,
-    Wait,
-    /// Whatever of reading and writing a WebSocket needs.
-    Both,
-    Drain,
-    Close,
-    Nothing,
-}
-
-/// One connection.
-#[derive(Debug)]
-struct Conn {
-    stream: OwnedFd,
-    peer: IpAddr,
-    state: State,
-    after: After,
-    deadline: Seconds,
-    /// When the first byte of an unfinished request head came.
-    head_began: Option<Seconds>,
-    /// Bytes that came and are not used up: the beginning of a request, or further requests.
-    input: Vec<u8>,
-    /// Bytes of `input` that have been searched for the end of a head in vain.
-    searched: usize,
-    /// What has not yet been given to the kernel.
-    output: Vec<u8>,
-    /// What the kernel took in part, and how much of it.
-    unsent: Option<(Vec<u8>, usize)>,
-    /// A read is in flight.
-    reading: bool,
-    /// A write is in flight, of bytes behind so many that had gone before.
-    writing: Option<usize>,
-    web: Option<Box<Web>>,
-}
-
-/// What only a WebSocket has.
-#[derive(Debug)]
-struct Web {
-    socket: WebSocket,
-    life: Life,
-    /// When bytes last came.
-    heard: Seconds,
-    /// When a message last came.
-    asked: Seconds,
-    pinged: Seconds,
-    /// When the message that has not ended began.
-    message_began: Option<Seconds>,
-    /// When the write in flight began.
-    write_began: Seconds,
+pub enum Refused {
+    /// There are as many as may be.
+    Full,
+    /// Its address has as many as it may.
+    Crowded,
+    /// It is no trusted proxy's, or its other side has gone already.
+    Unwanted,
 }
 
 /// A place for a connection.
@@ -163,12 +109,26 @@ pub struct Connections {
     body: Vec<u8>,
     /// WebSockets that have been closed, of which the tracker has not been told.
     closed: Vec<Token>,
+    crowd: Crowd,
+    /// The certificates of connections to come.
+    tls: Option<Arc<ServerConfig>>,
+    /// `/stats` and `/stats.json`, if they are served.
+    pages: Option<Arc<Pages>>,
+}
+
+/// Statistics as the control plane prepares them.
+#[derive(Debug, Default)]
+pub struct Pages {
+    /// `/stats`
+    pub html: Vec<u8>,
+    /// `/stats.json`
+    pub json: Vec<u8>,
 }
 
 impl Connections {
     /// No connection yet.
     #[must_use]
-    pub const fn new(limits: Limits) -> Self {
+    pub fn new(limits: Limits, tls: Option<Arc<ServerConfig>>) -> Self {
         Self {
             limits,
             slots: Vec::new(),
@@ -176,7 +136,20 @@ impl Connections {
             spare: Vec::new(),
             body: Vec::new(),
             closed: Vec::new(),
+            crowd: Crowd::new(limits.per_address_max),
+            tls,
+            pages: None,
         }
+    }
+
+    /// Serves other pages from now on.
+    pub fn set_pages(&mut self, pages: Arc<Pages>) {
+        self.pages = Some(pages);
+    }
+
+    /// Uses other certificates from the next connection on.
+    pub fn set_tls(&mut self, tls: Arc<ServerConfig>) {
+        self.tls = Some(tls);
     }
 
     /// Connections open.
@@ -196,9 +169,40 @@ impl Connections {
         self.closed.pop()
     }
 
-    /// Takes a new connection, unless its other side has gone already.
-    pub fn accepted(&mut self, now: Seconds, stream: OwnedFd, ring: &mut Ring) {
-        let Some(peer) = peer_of(&stream) else { return };
+    /// Takes a new connection.
+    ///
+    /// # Errors
+    /// Why not; it is closed.
+    pub fn accepted(
+        &mut self,
+        now: Seconds,
+        (stream, listening): (OwnedFd, Listening),
+        tracker: &mut Tracker,
+        ring: &mut Ring,
+    ) -> Result<(), Refused> {
+        if self.is_full() {
+            return Err(Refused::Full);
+        }
+        let peer = peer_of(&stream).ok_or(Refused::Unwanted)?;
+        let Listening { tls, proxy_protocol, forwarded } = listening;
+        let trusted = (proxy_protocol || forwarded) && tracker.policy().is_trusted_proxy(peer);
+        if proxy_protocol && !trusted {
+            tracker.counters_mut().http_proxy_headers_refused[0] += 1;
+            return Err(Refused::Unwanted);
+        }
+        let tls = match (tls, &self.tls) {
+            (false, _) => None,
+            (true, Some(config)) => Some(Tls::new(config).ok_or(Refused::Unwanted)?),
+            (true, None) => return Err(Refused::Unwanted),
+        };
+        // A trusted proxy speaks for many.
+        let counted = (!trusted).then_some(peer);
+        if counted.is_some_and(|peer| !self.crowd.enter(peer)) {
+            return Err(Refused::Crowded);
+        }
+        let layer = (proxy_protocol || tls.is_some())
+            .then(|| Box::new(Layer { before_header: proxy_protocol, tls }));
+        let secs = if layer.is_some() { self.limits.head_secs } else { self.limits.idle_secs };
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
             u32::try_from(self.slots.len() - 1).expect("bounded by descriptors")
@@ -210,9 +214,13 @@ impl Connections {
         *conn = Some(Conn {
             stream,
             peer,
+            client: peer,
+            counted,
+            forwarded,
+            layer,
             state: State::Reading,
             after: After::KeepAlive,
-            deadline: now.plus(self.limits.idle_secs),
+            deadline: now.plus(secs),
             head_began: None,
             input: Vec::new(),
             searched: 0,
@@ -222,6 +230,7 @@ impl Connections {
             writing: None,
             web: None,
         });
+        Ok(())
     }
 
     /// Bytes came: answers the requests in them. `bytes` is empty at the end of the stream, `None`
@@ -251,23 +260,60 @@ impl Connections {
         if conn.output.capacity() == 0 {
             conn.output = self.spare.pop().unwrap_or_default();
         }
-        let mut serving = Serving { now, token, tracker, effects, body: &mut self.body };
-        if conn.state == State::Open {
-            serving.messages(conn, bytes);
+        let Some(mut layer) = conn.layer.take() else {
+            let mut serving = Serving {
+                now,
+                token,
+                tracker,
+                effects,
+                body: &mut self.body,
+                pages: self.pages.as_deref(),
+            };
+            serving.take(conn, bytes, &mut self.spare);
             return Progress(conn.next_step());
-        }
-        conn.head_began = conn.head_began.or(Some(now));
-        if conn.input.is_empty() {
-            let used = serving.serve(conn, bytes);
-            if used < bytes.len() {
-                conn.input = self.spare.pop().unwrap_or_default();
-                conn.input.extend_from_slice(&bytes[used..]);
+        };
+        let mut plain = self.spare.pop().unwrap_or_default();
+        let had_to_be_named = layer.before_header;
+        let peeled = layer.peel(now, conn, bytes, &mut plain);
+        let named = had_to_be_named && !layer.before_header;
+        conn.layer = Some(layer);
+        if named && !tracker.policy().is_trusted_proxy(conn.peer) {
+            // From here on it is counted for whom the proxy speaks.
+            if !self.crowd.enter(conn.peer) {
+                tracker.counters_mut().http_connections_refused[0] += 1;
+                return Progress(Step::Close);
             }
-        } else {
-            conn.input.extend_from_slice(bytes);
-            serving.serve_input(conn);
+            conn.counted = Some(conn.peer);
         }
-        Progress(conn.next_step())
+        let step = match peeled {
+            Peeled::Plain { last } => {
+                if !plain.is_empty() {
+                    let mut serving = Serving {
+                        now,
+                        token,
+                        tracker,
+                        effects,
+                        body: &mut self.body,
+                        pages: self.pages.as_deref(),
+                    };
+                    serving.take(conn, &plain, &mut self.spare);
+                }
+                let step = conn.next_step();
+                let nothing_to_say = matches!(step, Step::Read { .. }) || conn.web.is_some();
+                if last && nothing_to_say { Step::Close } else { step }
+            }
+            Peeled::NoHeader => {
+                tracker.counters_mut().http_proxy_headers_refused[0] += 1;
+                Step::Close
+            }
+            Peeled::NoTls => {
+                tracker.counters_mut().tls_handshakes_failed[0] += 1;
+                conn.after = After::Drain;
+                if conn.web.is_none() && conn.has_output() { Step::Write } else { Step::Close }
+            }
+        };
+        recycle(&mut self.spare, plain);
+        Progress(step)
     }
 
     /// The answer came for which a request was waiting.
@@ -341,7 +387,15 @@ impl Connections {
             After::KeepAlive => {
                 conn.state = State::Reading;
                 conn.output = buffer;
-                Serving { now, token, tracker, effects, body: &mut self.body }.serve_input(conn);
+                Serving {
+                    now,
+                    token,
+                    tracker,
+                    effects,
+                    body: &mut self.body,
+                    pages: self.pages.as_deref(),
+                }
+                .serve_input(conn);
                 Progress(conn.next_step())
             }
         }
@@ -408,6 +462,9 @@ impl Connections {
                     conn.state = State::Closing;
                     let _ = rustix::net::shutdown(&conn.stream, Shutdown::Both);
                 } else if let Some(conn) = self.slots[token.slot()].conn.take() {
+                    if let Some(counted) = conn.counted {
+                        self.crowd.leave(counted);
+                    }
                     recycle(&mut self.spare, conn.input);
                     recycle(&mut self.spare, conn.output);
                     self.free.push(u32::try_from(token.slot()).expect("it came from a u32"));
@@ -436,7 +493,7 @@ impl Connections {
             match conn.state {
                 State::Closing | State::Open => {}
                 State::Waiting { head_only, .. } => {
-                    let status = tracker.handle_late_http(conn.peer, &mut self.body);
+                    let status = tracker.handle_late_http(conn.client, &mut self.body);
                     conn.respond(status, &self.body, false, head_only);
                     self.proceed(now, token, Progress(Step::Write), ring);
                 }
@@ -474,100 +531,6 @@ impl Connections {
 /// How a connection goes on; made by the handlers, done by [`Connections::proceed`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Progress(Step);
-
-impl Conn {
-    fn respond(&mut self, status: http::Status, body: &[u8], keep_alive: bool, head_only: bool) {
-        http::write_response(&mut self.output, status, body, keep_alive, head_only);
-        if !keep_alive && self.after == After::KeepAlive {
-            self.after = After::Close;
-        }
-    }
-
-    fn next_step(&self) -> Step {
-        match self.state {
-            State::Waiting { .. } => Step::Wait,
-            State::Open => {
-                let ended = self.web.as_ref().is_none_or(|web| web.life == Life::Ended);
-                let all_gone = self.writing.is_none() && !self.has_output();
-                if ended && all_gone { Step::Drain } else { Step::Both }
-            }
-            _ if !self.output.is_empty() => Step::Write,
-            // An answer is a few microseconds old at most: the next request has not come yet.
-            _ => Step::Read { later: self.head_began.is_none() },
-        }
-    }
-
-    const fn has_output(&self) -> bool {
-        !self.output.is_empty() || self.unsent.is_some()
-    }
-
-    fn read(&mut self, token: Token, later: bool, ring: &mut Ring) {
-        self.reading = true;
-        ring.read(self.stream.as_raw_fd(), token, later);
-    }
-
-    fn write(&mut self, token: Token, ring: &mut Ring) {
-        let whole = || (std::mem::take(&mut self.output), 0);
-        let (buffer, sent) = self.unsent.take().unwrap_or_else(whole);
-        self.writing = Some(sent);
-        ring.write(self.stream.as_raw_fd(), token, buffer, sent);
-    }
-
-    /// It becomes a WebSocket.
-    fn open_web(&mut self, now: Seconds) {
-        self.state = State::Open;
-        self.web = Some(Box::new(Web {
-            socket: WebSocket::default(),
-            life: Life::Open,
-            heard: now,
-            asked: now,
-            pinged: now,
-            message_began: None,
-            write_began: now,
-        }));
-    }
-
-    fn web_mut(&mut self) -> &mut Web {
-        self.web.as_deref_mut().expect("an open connection is a WebSocket")
-    }
-
-    fn close_web(&mut self, now: Seconds, reason: Reason) {
-        let Some(web) = &mut self.web else { return };
-        if web.life == Life::Open {
-            web.socket.close(reason, &mut self.output);
-            web.life = Life::Closing;
-            web.asked = now;
-        }
-    }
-
-    /// What time demands of a WebSocket.
-    fn look_after(&mut self, now: Seconds, limits: &Limits) -> Step {
-        let late = |since: Seconds, secs: u32| now.since(since) > secs;
-        let Some(web) = &mut self.web else { return Step::Close };
-        if self.writing.is_some() && late(web.write_began, limits.write_secs) {
-            return Step::Close;
-        }
-        match web.life {
-            // The other side does not answer our close, or does not take the last of what we say.
-            Life::Closing | Life::Ended if late(web.asked, WEB_CLOSE_SECONDS) => Step::Close,
-            Life::Closing | Life::Ended => Step::Nothing,
-            Life::Open if late(web.heard, WEB_SILENT_SECONDS) => Step::Close,
-            Life::Open if web.message_began.is_some_and(|began| late(began, limits.idle_secs)) => {
-                Step::Close
-            }
-            Life::Open if late(web.asked, WEB_IDLE_SECONDS) => {
-                self.close_web(now, Reason::GoingAway);
-                Step::Both
-            }
-            Life::Open if late(web.pinged, WEB_PING_SECONDS - 1) => {
-                web.pinged = now;
-                web.socket.ping(&mut self.output);
-                Step::Both
-            }
-            Life::Open => Step::Nothing,
-        }
-    }
-}
 
 fn find(slots: &mut [Slot], token: Token) -> Option<&mut Conn> {
     let Slot { generation, conn } = slots.get_mut(token.slot())?;

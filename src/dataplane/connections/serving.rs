@@ -1,12 +1,15 @@
 //! What a connection's bytes ask for: HTTP requests one after the other, or WebSocket messages.
 
+use super::Pages;
+use super::conn::{After, Conn, State};
 use super::websocket::{Event, Life};
-use super::{After, Conn, State, Token};
+use crate::dataplane::ring::Token;
 use crate::limits::{HTTP_PIPELINE_MAX, HTTP_RESPONSE_BYTES_MAX};
 use crate::time::Seconds;
 use crate::tracker::http::{Connection, HttpAnswer};
 use crate::tracker::{Effects, Tracker};
-use crate::wire::http::{self, Head, Method};
+use crate::wire::error::ParseError;
+use crate::wire::http::{self, Content, Head, Method, Status};
 
 /// What serving requests needs.
 pub(super) struct Serving<'a, E> {
@@ -15,9 +18,29 @@ pub(super) struct Serving<'a, E> {
     pub tracker: &'a mut Tracker,
     pub effects: &'a mut E,
     pub body: &'a mut Vec<u8>,
+    pub pages: Option<&'a Pages>,
 }
 
 impl<E: Effects> Serving<'_, E> {
+    /// Serves what came, and keeps the beginning of what has not all come.
+    pub fn take(&mut self, conn: &mut Conn, bytes: &[u8], spare: &mut Vec<Vec<u8>>) {
+        if conn.state == State::Open {
+            self.messages(conn, bytes);
+            return;
+        }
+        conn.head_began = conn.head_began.or(Some(self.now));
+        if conn.input.is_empty() {
+            let used = self.serve(conn, bytes);
+            if used < bytes.len() {
+                conn.input = spare.pop().unwrap_or_default();
+                conn.input.extend_from_slice(&bytes[used..]);
+            }
+        } else {
+            conn.input.extend_from_slice(bytes);
+            self.serve_input(conn);
+        }
+    }
+
     /// Serves the requests that stand in the connection's own buffer.
     pub fn serve_input(&mut self, conn: &mut Conn) {
         let mut input = std::mem::take(&mut conn.input);
@@ -49,13 +72,14 @@ impl<E: Effects> Serving<'_, E> {
             conn.searched = 0;
             let (head, end) = match parsed {
                 Ok(parsed) => parsed,
-                Err(error) => {
-                    let status = self.tracker.handle_bad_http(conn.peer, error, self.body);
-                    conn.respond(status, self.body, false, false);
-                    conn.after = After::Drain;
-                    return buffer.len();
-                }
+                Err(error) => return self.give_up(conn, error, buffer),
             };
+            if conn.forwarded {
+                match self.tracker.policy().client(conn.peer, &head) {
+                    Ok(client) => conn.client = client,
+                    Err(error) => return self.give_up(conn, error, buffer),
+                }
+            }
             used += end;
             conn.head_began = None;
             if head.upgrade && self.upgrade(conn, &head) {
@@ -65,7 +89,16 @@ impl<E: Effects> Serving<'_, E> {
                 return buffer.len();
             }
             let (keep_alive, head_only) = (head.keep_alive, head.method == Method::Head);
-            let from = (conn.peer, Connection(self.token.to_bits()));
+            if let Some((content, page)) = self.page(&head) {
+                let (out, ok) = (&mut conn.output, Status::Ok);
+                http::write_response_of(out, ok, content, page, keep_alive, head_only);
+                conn.goes_on(keep_alive);
+                if !keep_alive || conn.output.len() >= HTTP_RESPONSE_BYTES_MAX {
+                    return used;
+                }
+                continue;
+            }
+            let from = (conn.client, Connection(self.token.to_bits()));
             match self.tracker.handle_http(self.now, from, &head, self.body, self.effects) {
                 HttpAnswer::Ready(status) => {
                     conn.respond(status, self.body, keep_alive, head_only);
@@ -82,14 +115,36 @@ impl<E: Effects> Serving<'_, E> {
         used
     }
 
+    /// The statistics, if that is what a request asks for.
+    fn page(&self, head: &Head<'_>) -> Option<(Content, &[u8])> {
+        let pages = self.pages?;
+        let wants_json = |(name, value): (&[u8], &[u8])| {
+            name.eq_ignore_ascii_case(b"accept") && value == b"application/json"
+        };
+        match head.path {
+            b"/stats.json" => Some((Content::Json, &pages.json)),
+            b"/stats" if head.fields().any(wants_json) => Some((Content::Json, &pages.json)),
+            b"/stats" => Some((Content::Html, &pages.html)),
+            _ => None,
+        }
+    }
+
+    /// Answers what is no request; nothing behind it is looked at.
+    fn give_up(&mut self, conn: &mut Conn, error: ParseError, buffer: &[u8]) -> usize {
+        let status = self.tracker.handle_bad_http(conn.client, error, self.body);
+        conn.respond(status, self.body, false, false);
+        conn.after = After::Drain;
+        buffer.len()
+    }
+
     /// Makes the connection a WebSocket, or refuses to. False: WebSockets are not served.
     fn upgrade(&mut self, conn: &mut Conn, head: &Head<'_>) -> bool {
-        match self.tracker.handle_upgrade(conn.peer, head, self.body) {
+        match self.tracker.handle_upgrade(conn.client, head, self.body) {
             None => false,
             Some(Ok(upgrade)) => {
                 upgrade.write_response(&mut conn.output);
                 conn.open_web(self.now);
-                self.tracker.web_opened(conn.peer, Connection(self.token.to_bits()));
+                self.tracker.web_opened(conn.client, Connection(self.token.to_bits()));
                 true
             }
             Some(Err(status)) => {

@@ -20,7 +20,7 @@ mod upgrade;
 pub use client::{RequestForm, ResponseError, ResponseHead, percent_encode};
 pub use head::{Fields, Head, Method, Version, head_end};
 pub use query::{AnnounceQuery, Parameters, percent_decode, scrape_hashes};
-pub use response::{Status, write_response};
+pub use response::{Content, Status, write_response, write_response_of};
 pub use upgrade::Upgrade;
 
 #[cfg(any(test, fuzzing))]

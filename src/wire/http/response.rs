@@ -68,11 +68,45 @@ impl Status {
     }
 }
 
-/// Appends a response. `keep_alive` is said outright, for HTTP/1.0; `head_only` answers HEAD: the
-/// head that GET would have got, `Content-Length` included, and no body.
+/// What a body is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Content {
+    /// Bencode, to which browsers do nothing.
+    Plain,
+    /// A page.
+    Html,
+    /// A JSON object.
+    Json,
+}
+
+impl Content {
+    const fn fields(self) -> &'static [u8] {
+        match self {
+            Self::Plain => b"text/plain",
+            // Any page may read the totals; nothing else is in them.
+            Self::Html => b"text/html; charset=utf-8\r\nX-Content-Type-Options: nosniff",
+            Self::Json => b"application/json\r\nAccess-Control-Allow-Origin: *",
+        }
+    }
+}
+
+/// Appends the response of a tracker: see [`write_response_of`].
 pub fn write_response(
     out: &mut Vec<u8>,
     status: Status,
+    body: &[u8],
+    keep_alive: bool,
+    head_only: bool,
+) {
+    write_response_of(out, status, Content::Plain, body, keep_alive, head_only);
+}
+
+/// Appends a response. `keep_alive` is said outright, for HTTP/1.0; `head_only` answers HEAD: the
+/// head that GET would have got, `Content-Length` included, and no body.
+pub fn write_response_of(
+    out: &mut Vec<u8>,
+    status: Status,
+    content: Content,
     body: &[u8],
     keep_alive: bool,
     head_only: bool,
@@ -82,7 +116,9 @@ pub fn write_response(
     write_decimal(out, status.code().into());
     out.push(b' ');
     out.extend_from_slice(status.reason().as_bytes());
-    out.extend_from_slice(b"\r\nContent-Type: text/plain\r\nContent-Length: ");
+    out.extend_from_slice(b"\r\nContent-Type: ");
+    out.extend_from_slice(content.fields());
+    out.extend_from_slice(b"\r\nContent-Length: ");
     write_decimal(out, body.len() as u64);
     out.extend_from_slice(match status {
         Status::MethodNotAllowed => b"\r\nAllow: GET, HEAD".as_slice(),

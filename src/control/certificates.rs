@@ -1,0 +1,183 @@
+//! Certificates: files to what TLS needs, and what is wrong with them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::ring::{Ticketer, default_provider};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use webpki::EndEntityCert;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// Seconds before its end from which a certificate is worth a warning.
+const SOON_SECONDS: i64 = 14 * 24 * 3_600;
+
+/// Why certificates cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// A file cannot be read, or is no PEM.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// What is wrong.
+        source: rustls::pki_types::pem::Error,
+    },
+    /// A file has no certificate in it.
+    #[error("{}: there is no certificate in it", path.display())]
+    Empty {
+        /// Which one.
+        path: PathBuf,
+    },
+    /// A certificate and a key that do not belong together, or of a kind that we do not know.
+    #[error("{} and {}: {source}", certificate.display(), key.display())]
+    Pair {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// What is wrong.
+        source: rustls::Error,
+    },
+    /// A certificate that nobody will accept.
+    #[error("{}: {flaw}", path.display())]
+    Flaw {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong.
+        flaw: String,
+    },
+    /// The library does not accept our settings.
+    #[error("TLS: {0}")]
+    Library(#[from] rustls::Error),
+}
+
+/// Certificates that can be used, and what is odd about them all the same.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What connections need.
+    pub config: Arc<ServerConfig>,
+    /// What an operator should know: a certificate that ends soon, a chain with a gap.
+    pub warnings: Vec<String>,
+}
+
+/// Loads `pairs` of files, each a certificate with its chain and a key, in PEM.
+///
+/// # Errors
+/// The first thing that makes them useless; nothing is in force then.
+pub fn load(pairs: &[(&Path, &Path)]) -> Result<Loaded, CertificateError> {
+    let provider = Arc::new(default_provider());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now = i64::try_from(now).unwrap_or(i64::MAX);
+    let mut warnings = Vec::new();
+    let mut keys = Vec::new();
+    for (certificate, key) in pairs {
+        keys.push(Arc::new(load_pair(certificate, key, &provider)?));
+        let chain = &keys[keys.len() - 1].cert;
+        judge(certificate, chain, now, &mut warnings)?;
+    }
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(ByName(keys)));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.ticketer = Ticketer::new()?;
+    Ok(Loaded { config: Arc::new(config), warnings })
+}
+
+fn load_pair(
+    certificate: &Path,
+    key: &Path,
+    provider: &CryptoProvider,
+) -> Result<CertifiedKey, CertificateError> {
+    let file = |path: &Path| {
+        let path = path.to_owned();
+        move |source| CertificateError::File { path, source }
+    };
+    // The library's own reader says less about what cannot be opened.
+    let read =
+        |path: &Path| fs::read(path).map_err(rustls::pki_types::pem::Error::Io).map_err(file(path));
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&read(certificate)?)
+        .collect::<Result<_, _>>()
+        .map_err(file(certificate))?;
+    if chain.is_empty() {
+        return Err(CertificateError::Empty { path: certificate.to_owned() });
+    }
+    let secret = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(file(key))?;
+    CertifiedKey::from_der(chain, secret, provider).map_err(|source| CertificateError::Pair {
+        certificate: certificate.to_owned(),
+        key: key.to_owned(),
+        source,
+    })
+}
+
+/// Looks at dates and signatures of a chain.
+fn judge(
+    path: &Path,
+    chain: &[CertificateDer<'_>],
+    now: i64,
+    warnings: &mut Vec<String>,
+) -> Result<(), CertificateError> {
+    let flaw = |flaw: &str| CertificateError::Flaw { path: path.to_owned(), flaw: flaw.to_owned() };
+    let parse = |der: &CertificateDer<'_>| X509Certificate::from_der(der).is_ok();
+    if !chain.iter().all(parse) {
+        return Err(flaw("a certificate in it cannot be read"));
+    }
+    let parsed: Vec<X509Certificate<'_>> = chain
+        .iter()
+        .filter_map(|der| X509Certificate::from_der(der).ok())
+        .map(|(_, certificate)| certificate)
+        .collect();
+    let validity = parsed[0].validity();
+    if validity.not_after.timestamp() < now {
+        return Err(flaw(&format!("the certificate ended on {}", validity.not_after)));
+    }
+    if validity.not_before.timestamp() > now {
+        return Err(flaw(&format!("the certificate begins on {}", validity.not_before)));
+    }
+    let mut warn = |text: &str| warnings.push(format!("{}: {text}", path.display()));
+    for (place, certificate) in parsed.iter().enumerate() {
+        let end = certificate.validity().not_after;
+        let which = if place == 0 { "the certificate" } else { "a certificate of the chain" };
+        if end.timestamp() < now {
+            warn(&format!("{which} ended on {end}"));
+        } else if end.timestamp() - now < SOON_SECONDS {
+            warn(&format!("{which} ends on {end}: renew it"));
+        }
+    }
+    for pair in parsed.windows(2) {
+        if pair[0].issuer() != pair[1].subject()
+            || pair[0].verify_signature(Some(pair[1].public_key())).is_err()
+        {
+            warn("the chain has a gap: a certificate is not signed by the one behind it");
+        }
+    }
+    Ok(())
+}
+
+/// Chooses a certificate by the host that a client names.
+#[derive(Debug)]
+struct ByName(Vec<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
+        let fits = |key: &&Arc<CertifiedKey>| {
+            let certificate = key.cert.first().map(EndEntityCert::try_from);
+            match (&name, certificate) {
+                (Some(name), Some(Ok(certificate))) => {
+                    certificate.verify_is_valid_for_subject_name(name).is_ok()
+                }
+                _ => false,
+            }
+        };
+        // With one there is no choice, and an old client may name nothing.
+        self.0.iter().find(fits).or(self.0.first()).cloned()
+    }
+}
