@@ -2,7 +2,9 @@
 
 pub mod admin;
 pub mod certificates;
+mod clients;
 mod metrics;
+pub mod pages;
 pub mod signals;
 mod stats;
 
@@ -10,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::tracker::counters::Counters;
-use crate::tracker::published::Published;
+use crate::tracker::published::{Pages, Published};
 
 /// What the control plane knows of the workers.
 #[derive(Clone, Debug)]
@@ -34,6 +36,18 @@ impl State {
     /// The counters of each worker, as last published.
     fn counters(&self) -> Vec<Counters> {
         self.published.iter().map(|worker| worker.counters()).collect()
+    }
+
+    /// The public statistics as they are now.
+    #[must_use]
+    pub fn pages(&self) -> Pages {
+        let mut seen = [Vec::new(), Vec::new()];
+        for worker in self.published.iter() {
+            for (seen, more) in seen.iter_mut().zip(worker.clients()) {
+                seen.extend(more);
+            }
+        }
+        pages::prepare(&self.total(), &seen)
     }
 
     /// The counters of all workers together.

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use rustls::ServerConfig;
 
-use super::connections::Pages;
 use super::mailbox::Doorbell;
 use crate::tracker::access::Access;
+use crate::tracker::published::Pages;
 
 /// What the control plane wants of a worker, looked at on every turn.
 #[derive(Debug)]

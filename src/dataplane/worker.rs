@@ -80,6 +80,8 @@ pub struct Worker {
     now: Seconds,
     /// When time-dependent work was last done.
     ticked: Seconds,
+    /// When the clients of peers were last published.
+    surveyed: Seconds,
     completions: Vec<Completion>,
     /// Completions of this turn that brought a datagram.
     received: Vec<Completion>,
@@ -165,6 +167,7 @@ impl Worker {
             started: parts.started,
             now: Seconds(0),
             ticked: Seconds(0),
+            surveyed: Seconds(0),
             completions: Vec::new(),
             received: Vec::new(),
             answers: Answers::default(),
@@ -488,6 +491,10 @@ impl Worker {
         self.arm_accepts();
         self.tracker.counters_mut().http_connections = [self.connections.count() as u64];
         self.published.publish(self.tracker.counters());
+        if self.ticked != self.surveyed {
+            self.surveyed = self.ticked;
+            self.published.publish_clients(self.tracker.censuses());
+        }
     }
 
     fn read_clock(&self) -> Seconds {

@@ -526,11 +526,17 @@ fn supervise(
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(control)?;
     let outcome = executor.block_on(async {
         let mut signals = signals::Signals::new().map_err(control)?;
+        let state = control::State::new(published.clone());
         if let Some(listener) = admin {
-            admin::spawn(listener, control::State::new(published.clone())).map_err(control)?;
+            admin::spawn(listener, state.clone()).map_err(control)?;
         }
+        let mut every_second = tokio::time::interval(Duration::from_secs(1));
         loop {
             tokio::select! {
+                _ = every_second.tick(), if config.http.stats => {
+                    let pages = Arc::new(state.pages());
+                    orders.iter().for_each(|orders| orders.set_pages(pages.clone()));
+                }
                 signal = signals.next() => match signal {
                     signals::Signal::Stop(name) => {
                         info!("{name}: stopping");

@@ -78,6 +78,7 @@ impl Tracker {
         } else if self.policy.deny_ports.contains(announce.port) {
             (Change::Nothing, self.look_up(now, &arrival), None)
         } else {
+            self.censuses[0].saw(&arrival.peer_id);
             let announced = self.store.announce(now, &arrival);
             let change = match (announced.completed, announced.joined) {
                 (true, _) => Change::Completed,

@@ -205,6 +205,8 @@ counters! {
     Gauge Family seeders: "UDP and HTTP peers held that need nothing more.";
     Gauge Family leechers: "UDP and HTTP peers held that still need something.";
     Gauge None web_swarms: "Swarms held that have WebSocket peers.";
+    Gauge None web_only_swarms:
+        "Swarms held that had no UDP or HTTP peers when a WebSocket peer last announced itself.";
     Gauge Family web_seeders: "WebSocket peers held that need nothing more.";
     Gauge Family web_leechers: "WebSocket peers held that still need something.";
     Gauge None store_bytes: "Bytes held by swarms and peers.";

@@ -7,6 +7,7 @@
 
 pub mod access;
 mod announce;
+pub mod census;
 pub mod connection_id;
 pub mod counters;
 pub mod http;
@@ -25,6 +26,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use self::access::Access;
+use self::census::Census;
 use self::connection_id::ConnectionIds;
 use self::counters::Counters;
 use self::http::Connection;
@@ -128,6 +130,8 @@ pub struct Tracker {
     /// WebSocket connections of this core.
     web_connections: WebConnections,
     relay_key: RelayKey,
+    /// What UDP and HTTP peers use, and what WebSocket peers use.
+    censuses: [Census; 2],
     counters: Counters,
     /// Where messages are written; kept for its capacity.
     message: Vec<u8>,
@@ -146,6 +150,8 @@ impl Tracker {
             peers_per_swarm: setup.bounds.peers_per_swarm,
             peer_ttl_secs: setup.policy.web_peer_ttl_secs(),
         };
+        let policy = &setup.policy;
+        let censuses = [policy.interval_secs, policy.web_interval_secs].map(Census::new);
         // Another sequence of choices than the other store's.
         let web_rng = Rng::new(!setup.seed);
         Self {
@@ -159,6 +165,7 @@ impl Tracker {
             web: WebStore::new(web_bounds, setup.hash_key, web_rng),
             web_connections: WebConnections::default(),
             relay_key: setup.relay_key,
+            censuses,
             counters,
             message: Vec::new(),
             body: Vec::new(),
@@ -216,6 +223,7 @@ impl Tracker {
     pub fn tick(&mut self, now: Seconds, effects: &mut impl Effects) -> bool {
         self.expire_scrapes(now, effects);
         self.retry_departures(effects);
+        self.censuses.iter_mut().for_each(|census| census.tick(now));
         self.web.sweep(now);
         self.store.sweep(now)
     }
@@ -255,6 +263,7 @@ impl Tracker {
         counters.pending_scrapes = [self.scrapes.len() as u64];
         let web = self.web.totals();
         counters.web_swarms = [web.swarms];
+        counters.web_only_swarms = [web.swarms - web.shared_swarms];
         counters.web_seeders = web.seeders;
         counters.web_leechers = web.leechers;
         counters.expired_peers[0] += web.expired_peers;
@@ -262,6 +271,13 @@ impl Tracker {
         counters.store_bytes[0] += self.web.bytes() as u64;
         counters.web_connections = [self.web_connections.len() as u64];
         counters
+    }
+
+    /// Which clients were seen: among UDP and HTTP peers, and among WebSocket peers.
+    #[must_use]
+    pub const fn censuses(&self) -> [&Census; 2] {
+        let [others, web] = &self.censuses;
+        [others, web]
     }
 
     /// Panics unless every stated relation holds. For tests and the fuzzers.

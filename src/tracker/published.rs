@@ -6,6 +6,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::census::{CLIENTS_MAX, Census, ClientId, UNKNOWN};
 use super::counters::Counters;
 
 /// One core's published counters, in cache lines of their own.
@@ -13,13 +14,19 @@ use super::counters::Counters;
 #[repr(align(128))]
 pub struct Published {
     words: [AtomicU64; Counters::WORDS],
+    /// What UDP and HTTP peers use, and what WebSocket peers use: client and count.
+    clients: [[[AtomicU64; 2]; CLIENTS_MAX]; 2],
     /// 1 once the core serves.
     serving: AtomicU64,
 }
 
 impl Default for Published {
     fn default() -> Self {
-        Self { words: [const { AtomicU64::new(0) }; Counters::WORDS], serving: AtomicU64::new(0) }
+        Self {
+            words: [const { AtomicU64::new(0) }; Counters::WORDS],
+            clients: [const { [const { [const { AtomicU64::new(0) }; 2] }; CLIENTS_MAX] }; 2],
+            serving: AtomicU64::new(0),
+        }
     }
 }
 
@@ -29,6 +36,34 @@ impl Published {
         for (cell, word) in self.words.iter().zip(counters.words()) {
             cell.store(word, Ordering::Relaxed);
         }
+    }
+
+    /// Publishes how often each client was seen: among UDP and HTTP peers, and among WebSocket
+    /// peers.
+    pub fn publish_clients(&self, censuses: [&Census; 2]) {
+        for (cells, census) in self.clients.iter().zip(censuses) {
+            let seen = census.clients();
+            let empty = (UNKNOWN, 0);
+            for (cell, (client, count)) in
+                cells.iter().zip(seen.into_iter().chain(std::iter::repeat(empty)))
+            {
+                cell[0].store(u64::from_be_bytes(client), Ordering::Relaxed);
+                cell[1].store(u64::from(count), Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// The clients as last published. One that is being replaced may be paired with the count of
+    /// another, which no statistic minds.
+    #[must_use]
+    pub fn clients(&self) -> [Vec<(ClientId, u64)>; 2] {
+        self.clients.each_ref().map(|cells| {
+            let seen = cells.iter().map(|cell| {
+                let [client, count] = cell.each_ref().map(|half| half.load(Ordering::Relaxed));
+                (client.to_be_bytes(), count)
+            });
+            seen.filter(|(_, count)| *count > 0).collect()
+        })
     }
 
     /// The counters as last published.
@@ -49,6 +84,15 @@ impl Published {
     }
 }
 
+/// Statistics for everybody, as the control plane prepares them and cores serve them.
+#[derive(Debug, Default)]
+pub struct Pages {
+    /// `/stats`
+    pub html: Vec<u8>,
+    /// `/stats.json`
+    pub json: Vec<u8>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,6 +103,10 @@ mod tests {
         assert!(!published.is_serving());
         published.publish(&Counters::from_words(5..));
         published.set_serving(true);
+        let mut census = Census::new(60);
+        census.saw(&crate::wire::id::PeerId(*b"-TR4060-abcdefghijkl"));
+        published.publish_clients([&census, &Census::new(60)]);
+        assert_eq!(published.clients(), [vec![(*b"-TR4060-", 1)], Vec::new()]);
         assert_eq!(published.counters(), Counters::from_words(5..));
         assert!(published.is_serving());
     }

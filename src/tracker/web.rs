@@ -342,6 +342,9 @@ impl Tracker {
         } else {
             match self.web.announce(now, &arrival) {
                 Ok(announced) => {
+                    self.censuses[1].saw(&peer_id);
+                    let is_shared = self.store.find(now, &info_hash).is_some();
+                    self.web.set_shared(announced.swarm, is_shared);
                     let change = match (announced.completed, announced.joined) {
                         (true, _) => Change::Completed,
                         (_, true) => Change::Joined,

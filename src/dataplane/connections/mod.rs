@@ -42,6 +42,7 @@ use self::websocket::Reason;
 use super::ring::{Ring, Token};
 use crate::limits::{PENDING_SCRAPE_SECONDS, WEB_QUEUE_BYTES_MAX};
 use crate::time::Seconds;
+use crate::tracker::published::Pages;
 use crate::tracker::{Effects, Tracker};
 use crate::wire::http;
 
@@ -114,15 +115,6 @@ pub struct Connections {
     tls: Option<Arc<ServerConfig>>,
     /// `/stats` and `/stats.json`, if they are served.
     pages: Option<Arc<Pages>>,
-}
-
-/// Statistics as the control plane prepares them.
-#[derive(Debug, Default)]
-pub struct Pages {
-    /// `/stats`
-    pub html: Vec<u8>,
-    /// `/stats.json`
-    pub json: Vec<u8>,
 }
 
 impl Connections {

@@ -1,12 +1,12 @@
 //! What a connection's bytes ask for: HTTP requests one after the other, or WebSocket messages.
 
-use super::Pages;
 use super::conn::{After, Conn, State};
 use super::websocket::{Event, Life};
 use crate::dataplane::ring::Token;
 use crate::limits::{HTTP_PIPELINE_MAX, HTTP_RESPONSE_BYTES_MAX};
 use crate::time::Seconds;
 use crate::tracker::http::{Connection, HttpAnswer};
+use crate::tracker::published::Pages;
 use crate::tracker::{Effects, Tracker};
 use crate::wire::error::ParseError;
 use crate::wire::http::{self, Content, Head, Method, Status};

@@ -105,6 +105,8 @@ pub struct WebBounds {
 pub struct WebTotals {
     /// Swarms, those among them that had peers lately.
     pub swarms: u64,
+    /// Swarms that have peers elsewhere, as far as was said.
+    pub shared_swarms: u64,
     /// Seeders by [`Family`].
     pub seeders: [u64; 2],
     /// Leechers by [`Family`].
@@ -123,6 +125,8 @@ struct Swarm {
     seeders: u32,
     partial: u32,
     completed: u32,
+    /// It has peers elsewhere.
+    is_shared: bool,
     /// When somebody was last here; a swarm without peers goes when it is old.
     touched: Seconds,
 }
@@ -302,6 +306,13 @@ impl WebStore {
         self.find_swarm(info_hash).map(WebSwarmHandle)
     }
 
+    /// Notes whether a swarm has peers elsewhere too, for [`WebTotals`].
+    pub fn set_shared(&mut self, WebSwarmHandle(swarm): WebSwarmHandle, is_shared: bool) {
+        let before = std::mem::replace(&mut self.swarms.get_mut(swarm).is_shared, is_shared);
+        self.totals.shared_swarms += u64::from(is_shared);
+        self.totals.shared_swarms -= u64::from(before);
+    }
+
     /// Who is in a swarm, as far as this store knows.
     #[must_use]
     pub fn counts(&self, info_hash: &InfoHash) -> Counts {
@@ -471,6 +482,7 @@ impl WebStore {
             seeders: 0,
             partial: 0,
             completed: 0,
+            is_shared: false,
             touched: Seconds(0),
         });
         let Self { by_hash, swarms, hasher, .. } = self;
@@ -485,7 +497,8 @@ impl WebStore {
         if let Ok(entry) = self.by_hash.find_entry(hash, |&index| index == swarm) {
             entry.remove();
         }
-        self.swarms.remove(swarm);
+        let removed = self.swarms.remove(swarm);
+        self.totals.shared_swarms -= u64::from(removed.is_shared);
         if self.swarms.len() == 0 {
             (self.by_hash, self.by_key) = (HashTable::new(), HashTable::new());
         }
