@@ -467,7 +467,8 @@ impl Worker {
         if self.logged.is_none_or(|logged| self.now.since(logged) >= LOG_SECONDS) {
             self.logged = Some(self.now);
             tracing::warn!(
-                "HTTP connections are refused: {why}; {refused} by this worker since start. {remedy}"
+                "HTTP connections are refused: {why}; {refused} by this worker since start. \
+                 {remedy}"
             );
         }
     }

@@ -183,7 +183,7 @@ counters! {
     Counter None http_connections_timed_out: "HTTP connections closed at a deadline.";
     Counter None http_proxy_headers_refused:
         "Connections closed because no trusted proxy said first who the client is.";
-    Counter None tls_handshakes_failed: "Connections that did not get as far as a request over TLS.";
+    Counter None tls_handshakes_failed: "Connections that spoke no TLS that we can speak.";
     Gauge None http_connections: "HTTP connections open.";
     Counter None http_received_bytes: "Bytes read from HTTP connections.";
     Counter None http_sent_bytes: "Bytes written to HTTP connections.";
