@@ -22,7 +22,7 @@ const SOON_SECONDS: i64 = 14 * 24 * 3_600;
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
     /// A file cannot be read, or is no PEM.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), say(source))]
     File {
         /// Which one.
         path: PathBuf,
@@ -56,6 +56,19 @@ pub enum CertificateError {
     /// The library does not accept our settings.
     #[error("TLS: {0}")]
     Library(#[from] rustls::Error),
+}
+
+/// What is wrong with a file in PEM; the library's own words have numbers for the file's.
+fn say(error: &rustls::pki_types::pem::Error) -> String {
+    use rustls::pki_types::pem::Error;
+    match error {
+        Error::MissingSectionEnd { end_marker } => {
+            format!("the end of its {} is missing", end_marker.escape_ascii())
+        }
+        Error::IllegalSectionStart { .. } => "a line that begins with ----- is broken".to_owned(),
+        Error::NoItemsFound => "there is no key in it".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 /// Certificates that can be used, and what is odd about them all the same.

@@ -1,6 +1,7 @@
 //! One core's I/O. Moves bytes, decides nothing.
 
 pub mod connections;
+mod exits;
 pub mod mailbox;
 pub mod orders;
 pub mod probe;

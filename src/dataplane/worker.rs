@@ -5,6 +5,7 @@
 //! worker with nothing to do sleeps in its glommio executor until its eventfd is written: by the
 //! kernel for the ring, or by another core for a mailbox.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,16 +16,16 @@ use rustix::io::Errno;
 use rustls::ServerConfig;
 
 use super::connections::{Connections, Limits, Listening, Refused};
+use super::exits::{Answers, Exits};
 use super::mailbox::Post;
 use super::orders::Orders;
-use super::ring::{Completion, Operation, Outbox, Ring, Sizes, Token};
+use super::ring::{Completion, Operation, Ring, Sizes, Token};
 use super::sleep::Sleeper;
-use crate::limits::{BATCH_MAX, UDP_REPLY_BYTES_MAX};
+use crate::limits::BATCH_MAX;
 use crate::time::Seconds;
 use crate::tracker::http::Connection;
-use crate::tracker::owner::CoreId;
 use crate::tracker::published::Published;
-use crate::tracker::{Datagram, Effects, MailboxFull, Setup, Tracker};
+use crate::tracker::{Datagram, Setup, Tracker};
 
 /// How often an idle worker looks at the time.
 const TIMER: Duration = Duration::from_millis(250);
@@ -34,10 +35,8 @@ const IDLE_TURNS: u32 = 4;
 const MESSAGES_MAX: usize = 256;
 /// Seconds between two log lines about the same trouble.
 const LOG_SECONDS: u32 = 60;
-/// Copies of answers that are kept for the next ones.
-const SPARE_COPIES: usize = 256;
-/// Bytes above which a copy is not kept.
-const SPARE_COPY_BYTES_MAX: usize = 16 * 1_024;
+/// Handshakes of TLS that one turn goes on with: each may take a millisecond, and datagrams wait.
+const HANDSHAKES_MAX: usize = 2;
 /// Turns for answers to leave after the order to stop.
 const GOODBYE_TURNS: u32 = 8;
 
@@ -83,6 +82,10 @@ pub struct Worker {
     /// When the clients of peers were last published.
     surveyed: Seconds,
     completions: Vec<Completion>,
+    /// Bytes of handshakes that wait for a turn with less to do.
+    handshakes: VecDeque<(Token, Completion)>,
+    /// Handshakes that this turn may still go on with.
+    handshakes_left: usize,
     /// Completions of this turn that brought a datagram.
     received: Vec<Completion>,
     /// UDP listeners whose receive ended and must be armed again.
@@ -115,31 +118,6 @@ enum Accepting {
     Refusing,
 }
 
-/// What the tracker says to connections, on its way to them.
-#[derive(Default)]
-struct Answers {
-    /// The answer to the request that waits.
-    http: Vec<(Token, Vec<u8>)>,
-    /// Messages, oldest first.
-    web: Vec<(Token, Vec<u8>)>,
-    spare: Vec<Vec<u8>>,
-}
-
-impl Answers {
-    fn copy(&mut self, bytes: &[u8]) -> Vec<u8> {
-        let mut copy = self.spare.pop().unwrap_or_default();
-        copy.clear();
-        copy.extend_from_slice(bytes);
-        copy
-    }
-
-    fn recycle(&mut self, copy: Vec<u8>) {
-        if self.spare.len() < SPARE_COPIES && copy.capacity() <= SPARE_COPY_BYTES_MAX {
-            self.spare.push(copy);
-        }
-    }
-}
-
 impl Worker {
     /// Sets the ring up on the calling thread, which must be the worker's own.
     ///
@@ -169,6 +147,8 @@ impl Worker {
             ticked: Seconds(0),
             surveyed: Seconds(0),
             completions: Vec::new(),
+            handshakes: VecDeque::new(),
+            handshakes_left: 0,
             received: Vec::new(),
             answers: Answers::default(),
             message: Vec::new(),
@@ -227,12 +207,19 @@ impl Worker {
         counters.turns[0] += 1;
         counters.ring_overflows[0] += u64::from(overflown);
 
+        // Datagrams first: connections may take long, a handshake of TLS as long as a hundred
+        // announces.
         let mut completions = std::mem::take(&mut self.completions);
+        for completion in &completions {
+            self.complete_udp(completion);
+        }
+        self.handle_datagrams();
+        self.handshakes_left = HANDSHAKES_MAX;
+        self.resume_handshakes();
         for completion in completions.drain(..) {
             self.complete(completion);
         }
         self.completions = completions;
-        self.handle_datagrams();
         let messages = self.handle_messages();
         self.deliver_answers();
         self.post.flush();
@@ -248,13 +235,13 @@ impl Worker {
         if self.sweeping {
             self.sweeping = self.tracker.sweep(self.now);
         }
-        Ok(busy || messages || self.sweeping)
+        Ok(busy || messages || self.sweeping || !self.handshakes.is_empty())
     }
 
-    fn complete(&mut self, completion: Completion) {
+    fn complete_udp(&mut self, completion: &Completion) {
         match completion.operation {
             Operation::Datagram(listener) => {
-                let starved = is_out_of_buffers(&completion);
+                let starved = is_out_of_buffers(completion);
                 self.tracker.counters_mut().ring_enobufs[0] += u64::from(starved);
                 if !completion.goes_on() {
                     // The buffers of this turn come back before it is armed again. After any other
@@ -263,7 +250,7 @@ impl Worker {
                     let list = if failed { &mut self.failed } else { &mut self.unarmed };
                     list.push(listener);
                 }
-                self.received.push(completion);
+                self.received.push(*completion);
             }
             Operation::Reply(slot) => {
                 self.ring.reply_sent(slot);
@@ -271,8 +258,18 @@ impl Worker {
                     self.tracker.counters_mut().udp_send_errors[0] += 1;
                 }
             }
+            _ => {}
+        }
+    }
+
+    fn complete(&mut self, completion: Completion) {
+        match completion.operation {
+            Operation::Datagram(_) | Operation::Reply(_) => {}
             Operation::Accept(listener) => self.accepted(usize::from(listener), completion),
             Operation::Refuse(listener) => self.refused(usize::from(listener), &completion),
+            Operation::Read(token) if self.must_wait(token) => {
+                self.handshakes.push_back((token, completion));
+            }
             Operation::Read(token) => self.read(token, completion),
             Operation::Write(token) => {
                 let written = (completion.result(), self.ring.take_written(token));
@@ -289,6 +286,26 @@ impl Worker {
                 self.tick();
             }
             Operation::Cancel => {}
+        }
+    }
+
+    /// Whether bytes are a handshake's, and there have been enough of those in this turn.
+    fn must_wait(&mut self, token: Token) -> bool {
+        if !self.connections.is_handshaking(token) {
+            return false;
+        }
+        let waits = self.handshakes_left == 0;
+        self.handshakes_left -= usize::from(!waits);
+        waits
+    }
+
+    /// Goes on with handshakes that had to wait, as many as a turn may have.
+    fn resume_handshakes(&mut self) {
+        while self.handshakes_left > 0
+            && let Some((token, completion)) = self.handshakes.pop_front()
+        {
+            self.handshakes_left -= 1;
+            self.read(token, completion);
         }
     }
 
@@ -529,38 +546,6 @@ impl Worker {
         self.connections.shut_down();
         self.published.publish(self.tracker.counters());
         Ok(())
-    }
-}
-
-/// Where the tracker's answers go.
-struct Exits<'a> {
-    outbox: Outbox<'a>,
-    udp: &'a [UdpSocket],
-    post: &'a mut Post,
-    answers: &'a mut Answers,
-}
-
-impl Effects for Exits<'_> {
-    fn reply_buffer(&mut self) -> Option<&mut [u8; UDP_REPLY_BYTES_MAX]> {
-        self.outbox.buffer()
-    }
-
-    fn send_reply(&mut self, listener: u8, target: SocketAddr, len: usize) {
-        self.outbox.send(self.udp[usize::from(listener)].as_fd(), target, len);
-    }
-
-    fn post(&mut self, to: CoreId, message: &[u8]) -> Result<(), MailboxFull> {
-        self.post.send(to, message).map_err(|_| MailboxFull)
-    }
-
-    fn answer_http(&mut self, connection: Connection, body: &[u8]) {
-        let copy = self.answers.copy(body);
-        self.answers.http.push((Token::from_bits(connection.0), copy));
-    }
-
-    fn send_web(&mut self, connection: Connection, text: &[u8]) {
-        let copy = self.answers.copy(text);
-        self.answers.web.push((Token::from_bits(connection.0), copy));
     }
 }
 

@@ -112,7 +112,14 @@ impl RunError {
     /// Whether the operator must change something before another start can succeed.
     #[must_use]
     pub const fn is_configuration(&self) -> bool {
-        matches!(self, Self::Machine(_) | Self::Config(_) | Self::File { .. } | Self::List { .. })
+        matches!(
+            self,
+            Self::Machine(_)
+                | Self::Config(_)
+                | Self::File { .. }
+                | Self::List { .. }
+                | Self::Certificate(_)
+        )
     }
 }
 

@@ -150,7 +150,7 @@ impl Conn {
             || self.tls().is_some_and(|tls| tls.has_output())
     }
 
-    fn tls(&self) -> Option<&Tls> {
+    pub fn tls(&self) -> Option<&Tls> {
         self.layer.as_ref().and_then(|layer| layer.tls.as_ref())
     }
 

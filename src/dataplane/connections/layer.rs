@@ -67,11 +67,13 @@ impl Layer {
             plain.extend_from_slice(bytes);
             return Peeled::Plain { last: false };
         };
+        let was_handshaking = tls.is_handshaking();
         let received = tls.receive(bytes, plain);
-        if tls.is_handshaking() {
-            // A handshake has the time that a head has.
+        if tls.is_handshaking() || (!was_handshaking && plain.is_empty()) {
+            // A handshake has the time that a head has, and so has a record, which may come a byte
+            // at a time like a head.
             conn.head_began = conn.head_began.or(Some(now));
-        } else if plain.is_empty() && conn.input.is_empty() {
+        } else if plain.is_empty() {
             conn.head_began = None;
         }
         match received {

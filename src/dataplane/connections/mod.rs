@@ -156,6 +156,13 @@ impl Connections {
         self.count() >= self.limits.connections_max
     }
 
+    /// Whether bytes that come are for a handshake of TLS.
+    #[must_use]
+    pub fn is_handshaking(&mut self, token: Token) -> bool {
+        let conn = find(&mut self.slots, token);
+        conn.is_some_and(|conn| conn.tls().is_some_and(Tls::is_handshaking))
+    }
+
     /// A WebSocket that has been closed since this was last asked.
     pub fn take_closed(&mut self) -> Option<Token> {
         self.closed.pop()
