@@ -198,8 +198,9 @@ fn without_descriptors_the_newest_connections_are_refused_and_the_rest_goes_on()
     let admin = || TcpStream::connect_timeout(&throng.admin, PATIENCE).expect("it listens");
     let before = throng.open_files();
     let _used: Vec<_> = (0..150).map(|_| admin()).collect();
-    // The kernel connects before the tracker accepts: a flood now could take these descriptors.
-    eventually("they are accepted", PATIENCE, || throng.open_files() >= before + 150);
+    // The kernel connects before the tracker accepts: a flood now could take these descriptors. A
+    // few that were open before may be closed by now.
+    eventually("they are accepted", PATIENCE, || throng.open_files() >= before + 145);
     withstands(&throng, 20, 400, 120);
     assert_eq!(throng.logged("no file descriptor is left"), 1);
 }
