@@ -38,40 +38,6 @@ fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-/// The target of an announce by a client that says everything.
-fn target(announce: &Announce, more: &str) -> String {
-    let left = match announce.left {
-        Left::Bytes(bytes) => bytes.to_string(),
-        Left::Unknown => "-1".to_owned(),
-    };
-    let event = match announce.event {
-        Event::None => "",
-        Event::Completed => "completed",
-        Event::Started => "started",
-        Event::Stopped => "stopped",
-        Event::Paused => "paused",
-    };
-    let num_want = match announce.num_want {
-        NumWant::Default => String::new(),
-        NumWant::Count(count) => format!("&numwant={count}"),
-    };
-    format!(
-        "/announce?info_hash={}&peer_id={}&port={}&uploaded={}&downloaded={}&left={left}\
-         &event={event}{num_want}{more}",
-        escape(&announce.info_hash.0),
-        escape(&announce.peer_id.0),
-        announce.port,
-        announce.uploaded,
-        announce.downloaded,
-    )
-}
-
-fn scrape_target(hashes: &[InfoHash]) -> String {
-    let hashes: Vec<String> =
-        hashes.iter().map(|hash| format!("info_hash={}", escape(&hash.0))).collect();
-    format!("/scrape?{}", hashes.join("&"))
-}
-
 /// A compact announce of [`HASH`] with `query` behind.
 fn plain(query: &str) -> String {
     format!("/announce?info_hash={LOWER}&peer_id=-TR4040-abcdefghijkl&port=6881{query}")

@@ -21,3 +21,5 @@ mod load;
 mod operation;
 #[path = "loopback/swarms.rs"]
 mod swarms;
+#[path = "loopback/websocket.rs"]
+mod websocket;

@@ -69,6 +69,13 @@ pub enum Message<'a> {
         /// A JSON object.
         text: &'a [u8],
     },
+    /// An answer for a WebSocket connection of the receiver, to an offer that it made.
+    Answer {
+        /// The connection.
+        connection: Connection,
+        /// A JSON object.
+        text: &'a [u8],
+    },
     /// An offer for a WebSocket connection of the receiver, which remembers whose it is.
     Offer {
         /// The connection.
@@ -158,6 +165,11 @@ impl<'a> Message<'a> {
                 out.extend(connection.0.to_be_bytes());
                 out.extend(members);
             }
+            Self::Answer { connection, text } => {
+                out.push(9);
+                out.extend(connection.0.to_be_bytes());
+                out.extend(text);
+            }
         }
     }
 
@@ -199,6 +211,7 @@ impl<'a> Message<'a> {
                 text: reader.0,
             },
             8 => Self::WebLeave { connection: Connection(reader.u64()?), members: reader.0 },
+            9 => Self::Answer { connection: Connection(reader.u64()?), text: reader.0 },
             _ => return None,
         })
     }
@@ -393,6 +406,11 @@ mod tests {
         }
     }
 
+    fn report() -> WebReport {
+        let (info_hash, peer_id) = (InfoHash([1; 20]), PeerId([2; 20]));
+        WebReport { info_hash, peer_id, left: Left::Unknown, event: Event::Stopped }
+    }
+
     #[test]
     fn every_message_is_read_as_it_was_written() {
         let plain = Announce {
@@ -409,6 +427,8 @@ mod tests {
         let link_local = SocketAddr::from(SocketAddrV6::new(ip, 9, 0, 7));
         let form = Form { compact: true, no_peer_id: false };
         let (ip4, ip6) = (v4.ip(), v6.ip());
+        let silent = WebReport { left: Left::Bytes(0), event: Event::None, ..report() };
+        let offerer = Place { core: 0xFFFE, connection: u64::MAX - 3 };
         for message in [
             Message::Datagram { listener: 3, source: v4, bytes: b"abc" },
             Message::Datagram { listener: 0, source: v6, bytes: b"" },
@@ -418,6 +438,12 @@ mod tests {
             Message::Body { connection, body: b"de" },
             Message::Scrape { ticket, hashes: &[7; 40] },
             Message::Counts { ticket, counts: &[7; 32] },
+            Message::WebAnnounce { connection, ip: ip4, report: report(), calls: b"" },
+            Message::WebAnnounce { connection, ip: ip6, report: silent, calls: &[7; 99] },
+            Message::Web { connection, text: b"{}" },
+            Message::Answer { connection, text: b"{}" },
+            Message::Offer { connection, digest: u64::MAX - 2, offerer, text: b"{}" },
+            Message::WebLeave { connection, members: &[7; 80] },
         ] {
             let mut bytes = vec![1, 2, 3];
             message.write(&mut bytes);
@@ -435,7 +461,25 @@ mod tests {
         for end in 0..bytes.len() {
             assert_eq!(Message::parse(&bytes[..end]), None, "cut at {end}");
         }
-        assert_eq!(Message::parse(&[9]), None);
+        assert_eq!(Message::parse(&[10]), None);
+    }
+
+    #[test]
+    fn calls_and_members_are_read_as_they_were_written() {
+        let calls = [
+            Call { digest: 1, offer_id: b"\"x\"", offer: b"{}" },
+            Call { digest: u64::MAX, offer_id: b"", offer: &[b' '; 300] },
+        ];
+        let mut bytes = Vec::new();
+        calls.iter().for_each(|call| write_call(&mut bytes, call));
+        assert_eq!(read_calls(&bytes).as_slice(), calls);
+        bytes.pop();
+        assert_eq!(read_calls(&bytes).as_slice(), &calls[..1], "a cut one is none");
+        let members = [(InfoHash([1; 20]), PeerId([2; 20])), (InfoHash([3; 20]), PeerId([4; 20]))];
+        let mut bytes = Vec::new();
+        members.iter().for_each(|(hash, id)| write_member(&mut bytes, hash, id));
+        assert_eq!(read_members(&bytes).collect::<Vec<_>>(), members);
+        assert_eq!(read_members(&bytes[..79]).count(), 1);
     }
 
     #[test]

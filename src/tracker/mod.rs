@@ -205,6 +205,9 @@ impl Tracker {
                 let target = Place { core: self.core.0, connection: connection.0 };
                 self.send_web(target, text, effects);
             }
+            Some(Message::Answer { connection, text }) => {
+                self.give_answer(connection, text, effects);
+            }
             Some(Message::Offer { connection, digest, offerer, text }) => {
                 self.give_offer(now, connection, (digest, offerer), text, effects);
             }

@@ -210,9 +210,11 @@ impl Tracker {
         if self.web_connections.departures.is_empty() {
             return;
         }
-        let mut departures = std::mem::take(&mut self.web_connections.departures);
-        departures.retain(|(owner, message)| effects.post(*owner, message).is_err());
-        self.web_connections.departures = departures;
+        let waiting = &mut self.web_connections.departures;
+        let before = waiting.len();
+        waiting.retain(|(owner, message)| effects.post(*owner, message).is_err());
+        self.counters.messages_sent[0] += (before - waiting.len()) as u64;
+        self.counters.messages_refused[0] += waiting.len() as u64;
     }
 
     /// Handles a message that came by a WebSocket connection. What there is to say about it goes
@@ -248,6 +250,9 @@ impl Tracker {
 
     /// Answers bytes that are no text.
     pub fn handle_bad_web(&mut self, connection: Connection, effects: &mut impl Effects) {
+        if !self.web_connections.open.contains_key(&connection.0) {
+            return;
+        }
         let refusal = Refusal::Malformed(ParseError::BadJson);
         self.refuse_web(connection, None, refusal, None, effects);
     }
@@ -263,9 +268,8 @@ impl Tracker {
         let WebAnnounce { info_hash, peer_id, left, event, .. } = *announce;
         let ttl_secs = self.policy.web_peer_ttl_secs();
         let asker = self.web_connections.open.get_mut(&connection.0).expect("seen by the caller");
-        if event == Event::Stopped {
-            asker.leave(&info_hash, &peer_id);
-        } else if !asker.join(now, (info_hash, peer_id), ttl_secs) {
+        let stopped = event == Event::Stopped;
+        if !stopped && !asker.join(now, (info_hash, peer_id), ttl_secs) {
             let refusal = Refusal::TooManyTorrents;
             self.refuse_web(connection, Some("announce"), refusal, Some(&info_hash), effects);
             return;
@@ -286,17 +290,22 @@ impl Tracker {
         let owner = self.owner.core(&info_hash);
         if owner == self.core {
             self.web_announce(now, (self.core, connection), ip, (&report, &calls), effects);
-            return;
+        } else {
+            let mut bytes = std::mem::take(&mut self.body);
+            bytes.clear();
+            calls.iter().for_each(|call| write_call(&mut bytes, call));
+            let message = Message::WebAnnounce { connection, ip, report, calls: &bytes };
+            let posted = self.post(owner, &message, effects);
+            self.body = bytes;
+            if posted.is_err() {
+                let refusal = Refusal::Busy;
+                self.refuse_web(connection, Some("announce"), refusal, Some(&info_hash), effects);
+                return;
+            }
         }
-        let mut bytes = std::mem::take(&mut self.body);
-        bytes.clear();
-        calls.iter().for_each(|call| write_call(&mut bytes, call));
-        let message = Message::WebAnnounce { connection, ip, report, calls: &bytes };
-        let posted = self.post(owner, &message, effects);
-        self.body = bytes;
-        if posted.is_err() {
-            let refusal = Refusal::Busy;
-            self.refuse_web(connection, Some("announce"), refusal, Some(&info_hash), effects);
+        // Not before: a peer whose owner has not heard of its stop leaves with its connection.
+        if stopped && let Some(asker) = self.web_connections.open.get_mut(&connection.0) {
+            asker.leave(&info_hash, &peer_id);
         }
     }
 
@@ -314,10 +323,15 @@ impl Tracker {
         let mut reply = std::mem::take(&mut self.body);
         reply.clear();
         if !self.access.allows(&info_hash) {
+            if event == Event::Stopped {
+                // It may have come when the list let it in, and its connection forgets it now.
+                self.web_leave(now, (&info_hash, place, &peer_id), effects);
+            }
             if self.policy.polite_refusal {
                 let nobody = (0, 0);
                 let interval_secs = POLITE_INTERVAL_SECS;
                 webtorrent::write_announce_reply(&mut reply, &info_hash, nobody, interval_secs);
+                self.counters.reply(Transport::Web, Family::of(ip), Action::Announce);
             } else {
                 self.write_web_refusal(&mut reply, Refusal::NotAllowed, &info_hash);
             }
@@ -435,10 +449,26 @@ impl Tracker {
         text.clear();
         let relayed = (answer.answer.as_bytes(), answer.offer_id.literal.as_bytes());
         webtorrent::write_answer(&mut text, info_hash, peer_id, relayed);
-        if self.send_web(offerer, &text, effects) {
-            self.counters.web_answers[0] += 1;
+        let (core, target) = (CoreId(offerer.core), Connection(offerer.connection));
+        if core == self.core {
+            self.give_answer(target, &text, effects);
+        } else {
+            let message = Message::Answer { connection: target, text: &text };
+            let posted = self.post(core, &message, effects);
+            self.counters.web_undelivered[0] += u64::from(posted.is_err());
         }
         self.body = text;
+    }
+
+    /// Brings an answer to a connection of this core.
+    pub(super) fn give_answer(
+        &mut self,
+        connection: Connection,
+        text: &[u8],
+        effects: &mut impl Effects,
+    ) {
+        let brought = self.send_web(self.place(connection), text, effects);
+        self.counters.web_answers[0] += u64::from(brought);
     }
 
     fn web_scrape(
@@ -478,7 +508,8 @@ impl Tracker {
         });
         webtorrent::write_scrape_reply(&mut text, rows, self.policy.web_interval_secs / 2);
         self.counters.reply(Transport::Web, Family::of(ip), Action::Scrape);
-        effects.send_web(connection, &text);
+        // It may have closed meanwhile.
+        self.send_web(self.place(connection), &text, effects);
         self.body = text;
     }
 
@@ -499,7 +530,7 @@ impl Tracker {
         let mut text = std::mem::take(&mut self.body);
         text.clear();
         webtorrent::write_failure(&mut text, action, refusal.text(), info_hash);
-        effects.send_web(connection, &text);
+        self.send_web(self.place(connection), &text, effects);
         self.body = text;
     }
 

@@ -2,14 +2,16 @@
 //!
 //! Time is a number that tests move, chance is a seed, and every byte that leaves is kept. A
 //! [`World`] checks by itself what holds always: replies fit a datagram, HTTP bodies are strict
-//! bencode, no buffer is sent that was not handed out, and the stores keep their invariants.
+//! bencode, no buffer is sent that was not handed out, what goes to a WebSocket is one JSON object
+//! and the WebSocket is open, and the stores keep their invariants.
 
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use serde_json::{Map, Value as Json};
 use throng::limits::UDP_REPLY_BYTES_MAX;
 use throng::rng::Rng;
 use throng::swarm::{Bounds, HashKey};
@@ -219,6 +221,34 @@ pub fn compact(bytes: &[u8], family: Family) -> Vec<Endpoint> {
     chunks.map(|chunk| Endpoint::from_compact(chunk).expect("6 or 18 bytes")).collect()
 }
 
+/// A WebSocket connection: its core and its name there, which other cores use for others.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Web {
+    pub core: u16,
+    pub name: u64,
+}
+
+/// A message that went to a WebSocket connection.
+#[derive(Clone, Debug)]
+pub struct WebSent {
+    pub to: Web,
+    pub text: String,
+    /// `text`, read.
+    pub object: Map<String, Json>,
+}
+
+impl WebSent {
+    /// Whether it is another peer's: an offer or an answer.
+    pub fn is_relayed(&self) -> bool {
+        self.object.contains_key("offer") || self.object.contains_key("answer")
+    }
+
+    /// The failure reason, if it is one.
+    pub fn failure(&self) -> Option<&str> {
+        self.object.get("failure reason").and_then(Json::as_str)
+    }
+}
+
 /// What the trackers' effects come to.
 struct Io {
     cores: usize,
@@ -236,6 +266,9 @@ struct Io {
     sent: Vec<Sent>,
     answers: Vec<(CoreId, Connection, Vec<u8>)>,
     outcomes: Vec<Outcome>,
+    /// WebSocket connections that are open, as the trackers have been told.
+    web_open: BTreeSet<Web>,
+    web_sent: Vec<WebSent>,
 }
 
 /// One core's way out.
@@ -278,6 +311,15 @@ impl Effects for Exits<'_> {
         self.io.answers.push((self.core, connection, body.to_vec()));
     }
 
+    fn send_web(&mut self, connection: Connection, text: &[u8]) {
+        let to = Web { core: self.core.0, name: connection.0 };
+        let text = str::from_utf8(text).expect("UTF-8").to_owned();
+        assert!(self.io.web_open.contains(&to), "{to:?} is not open: {text}");
+        let object = serde_json::from_str(&text);
+        let object = object.unwrap_or_else(|error| panic!("no object: {error}: {text}"));
+        self.io.web_sent.push(WebSent { to, text, object });
+    }
+
     fn happened(&mut self, outcome: &Outcome) {
         self.io.outcomes.push(*outcome);
     }
@@ -294,6 +336,8 @@ pub struct World {
     io: Io,
     rng: Rng,
     connections: u64,
+    /// The last name of a WebSocket connection, by core.
+    webs: Vec<u64>,
     settled: u64,
 }
 
@@ -355,9 +399,12 @@ impl World {
                 sent: Vec::new(),
                 answers: Vec::new(),
                 outcomes: Vec::new(),
+                web_open: BTreeSet::new(),
+                web_sent: Vec::new(),
             },
             rng,
             connections: 0,
+            webs: vec![0; cores],
             settled: 0,
         }
     }
@@ -633,6 +680,101 @@ impl World {
         Response::parse(&bytes, false)
     }
 
+    /// A WebSocket connection to `core` from a public IPv4 address.
+    pub fn web_open(&mut self, core: u16) -> Web {
+        self.web_open_from(core, v4(9_999).ip())
+    }
+
+    pub fn web_open_from(&mut self, core: u16, source: IpAddr) -> Web {
+        let last = &mut self.webs[usize::from(core)];
+        *last += 1;
+        let web = Web { core, name: *last << 32 | 5 };
+        self.io.web_open.insert(web);
+        self.on(core, |tracker, _| tracker.web_opened(source, Connection(web.name)));
+        web
+    }
+
+    /// Tells the tracker that a connection has closed, and does not deliver messages. What was said
+    /// to it and not taken is forgotten.
+    pub fn web_hang_up(&mut self, web: Web) {
+        // From here on nothing may be said to it.
+        self.io.web_open.remove(&web);
+        self.io.web_sent.retain(|sent| sent.to != web);
+        let now = self.now;
+        self.on(web.core, |tracker, exits| tracker.web_closed(now, Connection(web.name), exits));
+    }
+
+    pub fn web_close(&mut self, web: Web) {
+        self.web_hang_up(web);
+        self.settle();
+    }
+
+    /// Hands a message to the tracker, and does not deliver messages between cores.
+    pub fn web_send(&mut self, web: Web, text: &str) {
+        let now = self.now;
+        self.on(web.core, |tracker, exits| {
+            tracker.handle_web(now, Connection(web.name), text, exits);
+        });
+    }
+
+    /// Hands bytes to the tracker that are no text.
+    pub fn web_send_bytes(&mut self, web: Web) {
+        self.on(web.core, |tracker, exits| tracker.handle_bad_web(Connection(web.name), exits));
+    }
+
+    /// What has been said to WebSocket connections since the last call, in order.
+    pub fn web_sent(&mut self) -> Vec<WebSent> {
+        std::mem::take(&mut self.io.web_sent)
+    }
+
+    /// What other peers have said to `web`, taken.
+    pub fn relayed(&mut self, web: Web) -> Vec<WebSent> {
+        self.take_web(|sent| sent.to == web && sent.is_relayed())
+    }
+
+    /// What the tracker itself has said to `web`, taken.
+    pub fn replies(&mut self, web: Web) -> Vec<WebSent> {
+        self.take_web(|sent| sent.to == web && !sent.is_relayed())
+    }
+
+    fn take_web(&mut self, wanted: impl Fn(&WebSent) -> bool) -> Vec<WebSent> {
+        let (taken, left) = self.web_sent().into_iter().partition(wanted);
+        self.io.web_sent = left;
+        taken
+    }
+
+    /// Sends a message and lets everything come of it: the one reply to it.
+    pub fn reply(&mut self, web: Web, text: &str) -> WebSent {
+        assert!(self.replies(web).is_empty(), "replies that nobody asked for");
+        self.web_send(web, text);
+        self.settle();
+        let mut replies = self.replies(web);
+        assert_eq!(replies.len(), 1, "one reply to {text}: {replies:?}");
+        replies.remove(0)
+    }
+
+    /// Sends the whole head of a request to become a WebSocket: the bytes of the response that
+    /// accepts it, or the response that does not; `None` if it is an ordinary request.
+    pub fn upgrade(&mut self, source: IpAddr, request: &[u8]) -> Option<Result<Vec<u8>, Response>> {
+        assert_eq!(head_end(request, 0), Ok(Some(request.len())), "one whole head");
+        let head = Head::parse(request).expect("a head");
+        if !head.upgrade {
+            return None;
+        }
+        let (mut body, mut bytes) = (b"left over".to_vec(), Vec::new());
+        let answer = self.on(0, |tracker, _| tracker.handle_upgrade(source, &head, &mut body))?;
+        Some(match answer {
+            Ok(upgrade) => {
+                upgrade.write_response(&mut bytes);
+                Ok(bytes)
+            }
+            Err(status) => {
+                write_response(&mut bytes, status, &body, false, false);
+                Err(Response::parse(&bytes, false))
+            }
+        })
+    }
+
     /// Answers to HTTP connections that came after all.
     pub fn late_answers(&mut self) -> Vec<Response> {
         let answers = std::mem::take(&mut self.io.answers);
@@ -714,6 +856,11 @@ pub fn hash(n: u64) -> InfoHash {
     InfoHash(std::array::from_fn(|_| u8::try_from(rng.below(256)).expect("a byte")))
 }
 
+/// The characters that stand for bytes in WebTorrent's messages.
+pub fn latin1(bytes: &[u8]) -> String {
+    bytes.iter().map(|&byte| char::from(byte)).collect()
+}
+
 /// A public IPv4 source.
 pub fn v4(n: u32) -> SocketAddr {
     let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(5, 0, 0, 1)) + n);
@@ -756,4 +903,39 @@ pub fn seeder(info_hash: InfoHash, port: u16) -> Announce {
 /// Every byte of `bytes` as `%XX`.
 pub fn escape(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("%{byte:02X}")).collect()
+}
+
+/// The target of an announce by a client that says everything.
+pub fn target(announce: &Announce, more: &str) -> String {
+    let left = match announce.left {
+        Left::Bytes(bytes) => bytes.to_string(),
+        Left::Unknown => "-1".to_owned(),
+    };
+    let event = match announce.event {
+        Event::None => "",
+        Event::Completed => "completed",
+        Event::Started => "started",
+        Event::Stopped => "stopped",
+        Event::Paused => "paused",
+    };
+    let num_want = match announce.num_want {
+        NumWant::Default => String::new(),
+        NumWant::Count(count) => format!("&numwant={count}"),
+    };
+    format!(
+        "/announce?info_hash={}&peer_id={}&port={}&uploaded={}&downloaded={}&left={left}\
+         &event={event}{num_want}{more}",
+        escape(&announce.info_hash.0),
+        escape(&announce.peer_id.0),
+        announce.port,
+        announce.uploaded,
+        announce.downloaded,
+    )
+}
+
+/// The target of a scrape.
+pub fn scrape_target(hashes: &[InfoHash]) -> String {
+    let hashes: Vec<String> =
+        hashes.iter().map(|hash| format!("info_hash={}", escape(&hash.0))).collect();
+    format!("/scrape?{}", hashes.join("&"))
 }

@@ -8,7 +8,9 @@ use super::layer::Layer;
 use super::tls::Tls;
 use super::websocket::{Life, Reason, WebSocket};
 use crate::dataplane::ring::{Ring, Token};
-use crate::limits::{WEB_CLOSE_SECONDS, WEB_IDLE_SECONDS, WEB_PING_SECONDS, WEB_SILENT_SECONDS};
+use crate::limits::{
+    WEB_CLOSE_SECONDS, WEB_IDLE_SECONDS, WEB_PING_SECONDS, WEB_QUEUE_BYTES_MAX, WEB_SILENT_SECONDS,
+};
 use crate::time::Seconds;
 use crate::wire::http;
 
@@ -133,6 +135,7 @@ impl Conn {
     pub fn next_step(&self) -> Step {
         match self.state {
             State::Waiting { .. } => Step::Wait,
+            State::Open if self.is_overrun() => Step::Close,
             State::Open => {
                 let ended = self.web.as_ref().is_none_or(|web| web.life == Life::Ended);
                 let all_gone = self.writing.is_none() && !self.has_output();
@@ -142,6 +145,11 @@ impl Conn {
             // An answer is a few microseconds old at most: the next request has not come yet.
             _ => Step::Read { later: self.head_began.is_none() },
         }
+    }
+
+    /// Whether more waits for a slow reader than may. Each ping that it sends is owed a pong.
+    pub const fn is_overrun(&self) -> bool {
+        self.web.is_some() && self.output.len() > WEB_QUEUE_BYTES_MAX
     }
 
     pub fn has_output(&self) -> bool {
@@ -238,5 +246,132 @@ impl Conn {
             }
             Life::Open => Step::Nothing,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        connections_max: 1,
+        per_address_max: 0,
+        head_secs: 5,
+        idle_secs: 30,
+        write_secs: 10,
+    };
+
+    /// A WebSocket, opened in second 1,000.
+    fn opened() -> Conn {
+        let (stream, _) = UnixStream::pair().expect("a descriptor");
+        let peer = IpAddr::from([192, 0, 2, 1]);
+        let mut conn = Conn {
+            stream: stream.into(),
+            peer,
+            client: peer,
+            counted: None,
+            forwarded: false,
+            layer: None,
+            state: State::Reading,
+            after: After::KeepAlive,
+            deadline: Seconds(1_000),
+            head_began: None,
+            input: Vec::new(),
+            searched: 0,
+            output: Vec::new(),
+            unsent: None,
+            reading: true,
+            writing: None,
+            web: None,
+        };
+        conn.open_web(Seconds(1_000));
+        conn
+    }
+
+    /// Looks after a connection once a second until it is closed; `each` does what the other side
+    /// does. Returns the seconds since it was opened, and what was sent in them.
+    fn look_after(
+        conn: &mut Conn,
+        mut each: impl FnMut(u32, &mut Web),
+    ) -> (Vec<(u32, Vec<u8>)>, u32) {
+        let mut sent = Vec::new();
+        for second in 1..2_000 {
+            let now = Seconds(1_000 + second);
+            each(second, conn.web_mut());
+            match conn.look_after(now, &LIMITS) {
+                Step::Nothing => assert_eq!(conn.output, b""),
+                Step::Both => sent.push((second, std::mem::take(&mut conn.output))),
+                Step::Close => return (sent, second),
+                other => panic!("{other:?}"),
+            }
+        }
+        panic!("it stays open: {sent:?}");
+    }
+
+    const PING: [u8; 2] = [0x89, 0];
+    const GOING_AWAY: [u8; 4] = [0x88, 2, 0x03, 0xE9];
+
+    #[test]
+    fn who_is_silent_is_pinged_twice_and_given_up() {
+        let (sent, end) = look_after(&mut opened(), |_, _| {});
+        assert_eq!(sent, [(30, PING.to_vec()), (60, PING.to_vec())]);
+        assert_eq!(end, WEB_SILENT_SECONDS + 1);
+    }
+
+    #[test]
+    fn who_answers_pings_and_says_nothing_is_told_to_go() {
+        let (sent, end) =
+            look_after(&mut opened(), |second, web| web.heard = Seconds(1_000 + second));
+        let pings: Vec<_> = (1..=20).map(|at| (30 * at, PING.to_vec())).collect();
+        assert_eq!(sent[..20], pings);
+        assert_eq!(sent[20..], [(WEB_IDLE_SECONDS + 1, GOING_AWAY.to_vec())]);
+        assert_eq!(end, WEB_IDLE_SECONDS + 1 + WEB_CLOSE_SECONDS + 1);
+    }
+
+    #[test]
+    fn a_message_that_does_not_end_and_a_write_that_is_not_taken_have_deadlines() {
+        let mut conn = opened();
+        conn.web_mut().message_began = Some(Seconds(1_005));
+        let (_, end) = look_after(&mut conn, |second, web| web.heard = Seconds(1_000 + second));
+        assert_eq!(end, 5 + LIMITS.idle_secs + 1);
+
+        let mut conn = opened();
+        (conn.writing, conn.web_mut().write_began) = (Some(0), Seconds(1_003));
+        let (sent, end) = look_after(&mut conn, |second, web| web.heard = Seconds(1_000 + second));
+        assert_eq!((sent, end), (vec![], 3 + LIMITS.write_secs + 1));
+    }
+
+    #[test]
+    fn a_close_has_its_deadline_whoever_began_it() {
+        let mut conn = opened();
+        conn.close_web(Seconds(1_000), Reason::GoingAway);
+        assert_eq!(std::mem::take(&mut conn.output), GOING_AWAY);
+        let (sent, end) = look_after(&mut conn, |second, web| web.heard = Seconds(1_000 + second));
+        assert_eq!((sent, end), (vec![], WEB_CLOSE_SECONDS + 1));
+
+        let mut conn = opened();
+        (conn.web_mut().life, conn.writing) = (Life::Ended, Some(0));
+        let (sent, end) = look_after(&mut conn, |_, _| {});
+        assert_eq!((sent, end), (vec![], WEB_CLOSE_SECONDS + 1));
+    }
+
+    #[test]
+    fn what_comes_next_follows_from_what_is_in_flight() {
+        let mut conn = opened();
+        assert_eq!(conn.next_step(), Step::Both);
+        conn.output.resize(WEB_QUEUE_BYTES_MAX, 0);
+        assert_eq!(conn.next_step(), Step::Both);
+        conn.output.push(0);
+        assert_eq!(conn.next_step(), Step::Close);
+        conn.output.clear();
+        conn.web_mut().life = Life::Ended;
+        (conn.writing, conn.reading) = (Some(0), true);
+        assert_eq!(conn.next_step(), Step::Both);
+        (conn.writing, conn.unsent) = (None, Some((vec![0], 0)));
+        assert_eq!(conn.next_step(), Step::Both);
+        conn.unsent = None;
+        assert_eq!(conn.next_step(), Step::Drain);
     }
 }

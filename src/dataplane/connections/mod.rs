@@ -23,8 +23,6 @@ mod layer;
 mod serving;
 mod tls;
 mod websocket;
-#[cfg(test)]
-mod websocket_tests;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -269,7 +267,7 @@ impl Connections {
                 pages: self.pages.as_deref(),
             };
             serving.take(conn, bytes, &mut self.spare);
-            return Progress(conn.next_step());
+            return Progress(step_after_serving(conn, tracker));
         };
         let mut plain = self.spare.pop().unwrap_or_default();
         let had_to_be_named = layer.before_header;
@@ -297,7 +295,7 @@ impl Connections {
                     };
                     serving.take(conn, &plain, &mut self.spare);
                 }
-                let step = conn.next_step();
+                let step = step_after_serving(conn, tracker);
                 let nothing_to_say = matches!(step, Step::Read { .. }) || conn.web.is_some();
                 if last && nothing_to_say { Step::Close } else { step }
             }
@@ -427,6 +425,8 @@ impl Connections {
             }
             Step::Wait => conn.deadline = now.plus(WAIT_SECONDS),
             Step::Both => {
+                // What was left of the handshake's own reads.
+                recycle(&mut self.spare, std::mem::take(&mut conn.input));
                 if !conn.reading {
                     conn.read(token, true, ring);
                 }
@@ -530,6 +530,12 @@ impl Connections {
 /// How a connection goes on; made by the handlers, done by [`Connections::proceed`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Progress(Step);
+
+/// What comes next once bytes have been served. A WebSocket that does not read is closed.
+fn step_after_serving(conn: &Conn, tracker: &mut Tracker) -> Step {
+    tracker.counters_mut().web_connections_slow[0] += u64::from(conn.is_overrun());
+    conn.next_step()
+}
 
 fn find(slots: &mut [Slot], token: Token) -> Option<&mut Conn> {
     let Slot { generation, conn } = slots.get_mut(token.slot())?;

@@ -148,7 +148,7 @@ impl<E: Effects> Serving<'_, E> {
                 true
             }
             Some(Err(status)) => {
-                conn.respond(status, self.body, false, false);
+                conn.respond(status, self.body, false, head.method == Method::Head);
                 // What follows may be frames already.
                 conn.after = After::Drain;
                 true

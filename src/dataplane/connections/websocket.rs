@@ -2,18 +2,24 @@
 //!
 //! `tungstenite` reads the frames and knows the rules. It keeps a buffer of kilobytes for each
 //! connection, and nearly all connections are idle; so it is fed whole frames only, and what it
-//! keeps is thrown away whenever nothing is unfinished: no message in parts, no close under way.
-//! An idle connection holds the few words of [`WebSocket`].
+//! keeps is thrown away whenever no message in parts is unfinished. An idle connection holds the
+//! few words of [`WebSocket`], and so does one that is being closed: at the end of the process that
+//! may be all of them at once.
+//!
+//! Behind a close frame nothing goes out, and behind the other side's nothing is looked at.
 
 use std::io::{self, Cursor, ErrorKind, Read, Write};
 
-use tungstenite::error::{CapacityError, Error, ProtocolError};
+use tungstenite::Message;
+use tungstenite::error::{CapacityError, Error};
+use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
-use tungstenite::protocol::frame::{CloseFrame, FrameHeader};
 use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
-use tungstenite::{Message, Utf8Bytes};
 
 use crate::limits::WEB_MESSAGE_BYTES_MAX;
+
+#[cfg(test)]
+mod tests;
 
 /// Bytes of the library's buffer while it has work.
 const READ_BUFFER_BYTES: usize = 4_096;
@@ -28,9 +34,10 @@ pub enum Event<'a> {
 }
 
 /// How a connection stands.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Life {
     /// Messages go both ways.
+    #[default]
     Open,
     /// We have closed it and wait for the other side to agree.
     Closing,
@@ -56,10 +63,11 @@ pub enum Reason {
 pub struct WebSocket {
     /// The beginning of a frame whose rest has not come.
     input: Vec<u8>,
-    /// The library, while something is unfinished.
+    /// The library, while a message in parts is unfinished.
     context: Option<Box<WebSocketContext>>,
     /// Parts of a message have come, and not its last one.
     in_parts: bool,
+    life: Life,
 }
 
 impl WebSocket {
@@ -75,72 +83,85 @@ impl WebSocket {
         output: &mut Vec<u8>,
         sink: &mut dyn FnMut(Event<'_>),
     ) -> Life {
+        if self.life == Life::Ended {
+            return Life::Ended;
+        }
         if self.input.is_empty() {
             let whole = self.whole_frames(bytes);
-            let life = self.feed(&bytes[..whole], output, sink);
-            self.input.extend_from_slice(&bytes[whole..]);
-            return life;
+            self.feed(&bytes[..whole], output, sink);
+            self.keep(&bytes[whole..]);
+        } else {
+            let mut input = std::mem::take(&mut self.input);
+            input.extend_from_slice(bytes);
+            match self.whole_frames(&input) {
+                0 => self.input = input,
+                whole => {
+                    self.feed(&input[..whole], output, sink);
+                    // A buffer of its own: that of a long message is not kept for a few bytes.
+                    self.keep(&input[whole..]);
+                }
+            }
         }
-        let mut input = std::mem::take(&mut self.input);
-        input.extend_from_slice(bytes);
-        let whole = self.whole_frames(&input);
-        let life = self.feed(&input[..whole], output, sink);
-        if whole < input.len() {
-            input.drain(..whole);
-            self.input = input;
-        }
-        life
+        self.life
     }
 
     /// Appends a message of text. Nothing, once the connection is being closed.
     pub fn send(&self, text: &[u8], output: &mut Vec<u8>) {
-        if self.is_open() {
+        if self.life == Life::Open {
             write_frame(OpCode::Data(Data::Text), text, output);
         }
     }
 
     /// Appends a ping.
     pub fn ping(&self, output: &mut Vec<u8>) {
-        if self.is_open() {
+        if self.life == Life::Open {
             write_frame(OpCode::Control(Control::Ping), &[], output);
         }
     }
 
     /// Begins to close the connection, unless it is being closed.
     pub fn close(&mut self, reason: Reason, output: &mut Vec<u8>) {
-        let mut context = self.context.take().unwrap_or_else(new_context);
-        let code = match reason {
+        if self.life != Life::Open {
+            return;
+        }
+        let code = u16::from(match reason {
             Reason::GoingAway => CloseCode::Away,
             Reason::Protocol => CloseCode::Protocol,
             Reason::NoText => CloseCode::Invalid,
             Reason::TooLong => CloseCode::Size,
-        };
-        let frame = CloseFrame { code, reason: Utf8Bytes::default() };
-        // Writing into memory fails only where a close has gone before.
-        let _ = context.close(&mut Pipe { input: &[], output }, Some(frame));
-        self.context = Some(context);
+        });
+        write_frame(OpCode::Control(Control::Close), &code.to_be_bytes(), output);
+        self.life = Life::Closing;
     }
 
-    fn is_open(&self) -> bool {
-        self.context.as_ref().is_none_or(|context| context.can_write())
+    /// Keeps the beginning of a frame.
+    fn keep(&mut self, rest: &[u8]) {
+        if self.life != Life::Ended {
+            self.input.extend_from_slice(rest);
+        }
+    }
+
+    /// Nothing more will be read; what was for that goes.
+    fn end(&mut self) {
+        *self = Self { life: Life::Ended, ..Self::default() };
     }
 
     /// Hands whole frames to the library.
-    fn feed(
-        &mut self,
-        frames: &[u8],
-        output: &mut Vec<u8>,
-        sink: &mut dyn FnMut(Event<'_>),
-    ) -> Life {
+    fn feed(&mut self, frames: &[u8], output: &mut Vec<u8>, sink: &mut dyn FnMut(Event<'_>)) {
         if frames.is_empty() {
-            return if self.is_open() { Life::Open } else { Life::Closing };
+            return;
         }
         let mut context = self.context.take().unwrap_or_else(new_context);
+        if self.life == Life::Closing {
+            // It learns of the close that has gone, lest it answer anything. A second time does
+            // nothing, and memory takes everything.
+            let _ = context.close(&mut Pipe { input: &[], output: &mut Vec::new() }, None);
+        }
         let mut pipe = Pipe { input: frames, output };
         loop {
             let reason = match context.read(&mut pipe) {
                 // What comes after our close does not matter any more.
-                Ok(Message::Text(_) | Message::Binary(_)) if !context.can_write() => continue,
+                Ok(Message::Text(_) | Message::Binary(_)) if self.life == Life::Closing => continue,
                 Ok(Message::Text(text)) => {
                     sink(Event::Text(&text));
                     continue;
@@ -152,21 +173,20 @@ impl WebSocket {
                 Ok(_) => continue,
                 Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(Error::ConnectionClosed | Error::AlreadyClosed | Error::Io(_)) => {
-                    return Life::Ended;
+                    self.end();
+                    return;
                 }
                 Err(Error::Capacity(CapacityError::MessageTooLong { .. })) => Reason::TooLong,
                 Err(Error::Utf8(_)) => Reason::NoText,
-                Err(Error::Protocol(ProtocolError::InvalidCloseSequence) | _) => Reason::Protocol,
+                Err(_) => Reason::Protocol,
             };
-            self.context = Some(context);
             self.close(reason, pipe.output);
-            return Life::Ended;
+            self.end();
+            return;
         }
-        let life = if context.can_write() { Life::Open } else { Life::Closing };
-        if self.in_parts || life == Life::Closing {
+        if self.in_parts {
             self.context = Some(context);
         }
-        life
     }
 
     /// How many bytes at the front make whole frames. What is no frame, or one too long, counts

@@ -196,7 +196,8 @@ fn parse_fields(mut lines: &[u8], version: Version) -> Result<Options, ParseErro
                 return Err(ParseError::BadRequest);
             }
             let stays_open = keep_alive || version == Version::Http11;
-            let upgrade = wants_upgrade && to_websocket;
+            // RFC 9110 section 7.8: to HTTP/1.0 the field means nothing.
+            let upgrade = wants_upgrade && to_websocket && version == Version::Http11;
             return Ok(Options { keep_alive: stays_open && !close, upgrade });
         }
         let (name, value) = parse_field(line)?;

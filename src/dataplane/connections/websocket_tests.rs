@@ -1,1 +1,0 @@
-//! Frames of well and badly behaved clients, whole and cut anywhere.
