@@ -83,7 +83,7 @@ pub struct Worker {
     surveyed: Seconds,
     completions: Vec<Completion>,
     /// Bytes of handshakes that wait for a turn with less to do.
-    handshakes: VecDeque<(Token, Completion)>,
+    handshakes: VecDeque<(Token, Vec<u8>)>,
     /// Handshakes that this turn may still go on with.
     handshakes_left: usize,
     /// Completions of this turn that brought a datagram.
@@ -267,8 +267,11 @@ impl Worker {
             Operation::Datagram(_) | Operation::Reply(_) => {}
             Operation::Accept(listener) => self.accepted(usize::from(listener), completion),
             Operation::Refuse(listener) => self.refused(usize::from(listener), &completion),
-            Operation::Read(token) if self.must_wait(token) => {
-                self.handshakes.push_back((token, completion));
+            Operation::Read(token) if self.must_wait(token, &completion) => {
+                // A copy: the buffers are for everybody, and who waits has only this one read.
+                let (inbox, _) = self.ring.split();
+                self.handshakes.push_back((token, inbox.read_bytes(&completion).to_vec()));
+                self.ring.recycle(&completion);
             }
             Operation::Read(token) => self.read(token, completion),
             Operation::Write(token) => {
@@ -290,11 +293,11 @@ impl Worker {
     }
 
     /// Whether bytes are a handshake's, and there have been enough of those in this turn.
-    fn must_wait(&mut self, token: Token) -> bool {
-        if !self.connections.is_handshaking(token) {
+    fn must_wait(&mut self, token: Token, completion: &Completion) -> bool {
+        if is_out_of_buffers(completion) || !self.connections.is_handshaking(token) {
             return false;
         }
-        let waits = self.handshakes_left == 0;
+        let waits = self.handshakes_left == 0 || !self.handshakes.is_empty();
         self.handshakes_left -= usize::from(!waits);
         waits
     }
@@ -302,10 +305,15 @@ impl Worker {
     /// Goes on with handshakes that had to wait, as many as a turn may have.
     fn resume_handshakes(&mut self) {
         while self.handshakes_left > 0
-            && let Some((token, completion)) = self.handshakes.pop_front()
+            && let Some((token, bytes)) = self.handshakes.pop_front()
         {
             self.handshakes_left -= 1;
-            self.read(token, completion);
+            let (_, outbox) = self.ring.split();
+            let (udp, post, answers) = (&self.udp, &mut self.post, &mut self.answers);
+            let mut exits = Exits { outbox, udp, post, answers };
+            let (bytes, tracker) = (Some(&bytes[..]), &mut self.tracker);
+            let progress = self.connections.received(self.now, token, bytes, tracker, &mut exits);
+            self.connections.proceed(self.now, token, progress, &mut self.ring);
         }
     }
 
