@@ -2,7 +2,7 @@
 
 use tungstenite::handshake::derive_accept_key;
 
-use super::head::{Head, Method, Version};
+use super::head::{Head, Method};
 use crate::wire::error::ParseError;
 
 /// A request to go on as a WebSocket.
@@ -21,7 +21,7 @@ impl<'a> Upgrade<'a> {
     /// [`ParseError::UpgradeRequired`] for a version other than 13, [`ParseError::BadUpgrade`] for
     /// what is no handshake.
     pub fn parse(head: &Head<'a>) -> Result<Self, ParseError> {
-        if head.method != Method::Get || head.version != Version::Http11 {
+        if head.method != Method::Get {
             return Err(ParseError::BadUpgrade);
         }
         let (mut keys, mut versions, mut origins) = (Once::No, Once::No, Once::No);
@@ -120,7 +120,6 @@ mod tests {
             (get, &key("  AAAAAAAAAAAAAAAAAAAAAA==\t"), VERSION, Ok(None)),
             (get, &key("+/+/+/+/+/+/+/+/+/+/+/=="), VERSION, Ok(None)),
             (get, KEY, &VERSION.to_lowercase(), Ok(None)),
-            ("GET / HTTP/1.0", KEY, VERSION, Err(BadUpgrade)),
             ("HEAD / HTTP/1.1", KEY, VERSION, Err(BadUpgrade)),
             ("HEAD / HTTP/1.1", KEY, &version("8"), Err(BadUpgrade)),
             (get, KEY, "X: y", Err(UpgradeRequired)),
@@ -150,6 +149,7 @@ mod tests {
             let fields = [UPGRADE, CONNECTION, key, version];
             assert_eq!(parsed(line, &fields), Some(expected), "{line} {fields:?}");
         }
+        assert_eq!(parsed("GET / HTTP/1.0", &[UPGRADE, CONNECTION, KEY, VERSION]), None);
     }
 
     #[test]
