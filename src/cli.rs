@@ -157,6 +157,7 @@ mod tests {
             "throng load udp 127.0.0.1:1 --connections 1",
             "throng load http 127.0.0.1:1 --in-flight 1",
             "throng load http 127.0.0.1:1 --duration 5",
+            "throng load ws 127.0.0.1:1 --peers 5",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }
@@ -200,5 +201,28 @@ mod tests {
             assert!(checked.expect_err(wrong).contains(option), "{wrong}");
         }
         assert!(plan("throng load udp 192.0.2.1:6969").is_err());
+        let (ws, checked) = plan("throng load ws ws://127.0.0.1:6969").expect("loopback");
+        assert_eq!((ws.in_flight, ws.peers, ws.num_want, checked), (1_000, 1_000, 5, Ok(())));
+        let many = "throng load ws [::1]:6969 --connections 20000 --swarms 9000 --torrents 3";
+        let (ws, checked) = plan(many).expect("loopback");
+        assert_eq!((ws.sources, ws.peers, checked), (40, 60_000, Ok(())));
+        for wrong in [
+            "--connections 0",
+            "--connections 65537",
+            "--offers 11",
+            "--torrents 0",
+            "--torrents 101",
+            "--torrents 5 --swarms 2",
+            "--sdp-bytes 699",
+            "--sdp-bytes 6001",
+            "--answers 1.5",
+            "--mix connect=1,announce=1",
+        ] {
+            let (_, checked) =
+                plan(&format!("throng load ws 127.0.0.1:6969 {wrong}")).expect(wrong);
+            let option = wrong.split(' ').next().expect("an option");
+            assert!(checked.expect_err(wrong).contains(option), "{wrong}");
+        }
+        assert!(plan("throng load ws ws://192.0.2.1/").is_err());
     }
 }

@@ -88,8 +88,14 @@ pub const CONNECTION_EPOCH_SECONDS: u32 = 64;
 pub const LOAD_THREADS_MAX: u16 = 256;
 /// Sockets or source addresses of one of its threads.
 pub const LOAD_SOURCES_MAX: u16 = 240;
-/// Requests that one of its threads has under way; over HTTP, its connections.
+/// Requests that one of its threads has under way; over HTTP and WebSocket, its connections.
 pub const LOAD_IN_FLIGHT_MAX: u32 = 65_536;
+/// Torrents of one of its WebSocket connections.
+pub const LOAD_TORRENTS_MAX: u32 = 100;
+/// Bytes of an offer or an answer that it makes, at the least: what every one of them says.
+pub const LOAD_SDP_BYTES_MIN: u16 = 700;
+/// At the most: ten of them fit into a message.
+pub const LOAD_SDP_BYTES_MAX: u16 = 6_000;
 /// Peers that it invents, and swarms.
 pub const LOAD_PEERS_MAX: u32 = 1_000_000_000;
 /// Requests a second that it can be asked for: more than any machine sends, so that no sum wraps.
@@ -105,5 +111,6 @@ const _: () = assert!(16 + 20 * (UDP_SCRAPE_HASHES_MAX + 1) <= DATAGRAM_BYTES_MA
 const _: () = assert!(NUM_WANT_DEFAULT <= NUM_WANT_MAX);
 const _: () = assert!(2 * WEB_PING_SECONDS < WEB_SILENT_SECONDS);
 const _: () = assert!(WEB_MESSAGE_BYTES_MAX + 1_024 <= WEB_QUEUE_BYTES_MAX);
+const _: () = assert!(LOAD_TORRENTS_MAX as usize <= WEB_TORRENTS_MAX);
 // Each source on loopback has an address of its own: 250 in each of 250 networks.
 const _: () = assert!(LOAD_THREADS_MAX as u32 * LOAD_SOURCES_MAX as u32 <= 250 * 250);

@@ -19,9 +19,16 @@ ROOT = HERE.parent.parent
 BUILT = HERE / "target"
 TRACKERS = BUILT / "trackers"
 DEBIAN = BUILT / "debian"
+NPM = BUILT / "npm"
 AQUATIC_VERSION = "0.9.0"
 # Compiled as throng's release is; without their metrics, which cost time and are off anyway.
-AQUATIC_FEATURES = {"aquatic_udp": "mimalloc,io-uring", "aquatic_http": "mimalloc"}
+AQUATIC_FEATURES = {
+    "aquatic_udp": "mimalloc,io-uring",
+    "aquatic_http": "mimalloc",
+    "aquatic_ws": "mimalloc",
+}
+REFERENCE = "bittorrent-tracker"
+REFERENCE_VERSION = "11.2.3"
 RELEASE = {"CARGO_PROFILE_RELEASE_LTO": "fat", "CARGO_PROFILE_RELEASE_CODEGEN_UNITS": "1"}
 
 # Seconds for a start or a stop.
@@ -35,7 +42,7 @@ SEED = 1
 # A request for a connection id (BEP 15), of transaction "ping".
 CONNECT = struct.pack(">QI4s", 0x41727101980, 0, b"ping")
 
-UDP, HTTP, CLOSE = "udp", "http", "http-close"
+UDP, HTTP, CLOSE, WS, IDLE = "udp", "http", "http-close", "ws", "ws-idle"
 
 
 class Unavailable(Exception):
@@ -70,6 +77,8 @@ class Contender:
     unprivileged = False
     # Whether its replies have a habit that `throng load` has to be told to permit.
     lenient = False
+    # Whether it replies to WebRTC answers, which is to no use and costs it something.
+    replies_to_answers = False
 
     def __init__(self, test, options, folder):
         self.test, self.options, self.folder = test, options, folder
@@ -160,14 +169,15 @@ class Contender:
 
 class Throng(Contender):
     name = "throng"
-    tests = (UDP, HTTP, CLOSE)
-    setup = "workers=1, room for all peers, else as shipped"
+    tests = (UDP, HTTP, CLOSE, WS, IDLE)
+    setup = "workers=1, room for all peers and connections, else as shipped"
 
     def command(self):
         settings = {
             "workers": 1,
             "udp.listen": self.address if self.test == UDP else "[]",
             "http.listen": self.address if self.test != UDP else "[]",
+            "http.max_connections_per_address": 0,
             "admin.listen": "",
             "state_dir": self.folder,
             # Bounds, not reserves.
@@ -256,6 +266,58 @@ torrent_cleaning_interval = {LONG}
 max_peer_age = {LONG}
 max_connection_idle = {LONG}
 """
+
+
+class AquaticWs(Aquatic):
+    name = "aquatic_ws"
+    program = "aquatic_ws"
+    tests = (WS, IDLE)
+    replies_to_answers = True
+    setup = "socket_workers = 1 and swarm_workers = 1, the least it has"
+
+    def configuration(self):
+        return f"""
+socket_workers = 1
+swarm_workers = 1
+[network]
+address = "{self.address}"
+[cleaning]
+torrent_cleaning_interval = {LONG}
+max_peer_age = {LONG}
+connection_cleaning_interval = {LONG}
+max_connection_idle = {LONG}
+"""
+
+
+class Reference(Contender):
+    """What browsers' trackers are measured by: webtorrent's own, in JavaScript."""
+
+    name = "bittorrent-tracker"
+    tests = (WS, IDLE)
+    setup = f"{REFERENCE} {REFERENCE_VERSION} of npm, in node; one thread serves"
+
+    @classmethod
+    def program(cls):
+        return NPM / "node_modules" / REFERENCE / "bin" / "cmd.js"
+
+    @classmethod
+    def install(cls, jobs):
+        if not shutil.which("node") or not shutil.which("npm"):
+            raise Unavailable("no node or no npm")
+        if cls.program().exists():
+            return
+        NPM.mkdir(parents=True, exist_ok=True)
+        # Scripts of packages are not run: its optional native parts come compiled.
+        command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund"]
+        command += ["--prefix", NPM, f"{REFERENCE}@{REFERENCE_VERSION}"]
+        try:
+            subprocess.run(command, cwd=NPM, check=True, stdout=subprocess.DEVNULL)
+        except subprocess.CalledProcessError as error:
+            raise Unavailable(f"{REFERENCE} cannot be fetched with npm") from error
+
+    def command(self):
+        options = ["--ws", "--silent", "--port", self.port, "--http-hostname", "127.0.0.1"]
+        return ["node", self.program(), *options]
 
 
 class Opentracker(Contender):
@@ -370,6 +432,8 @@ ALL = [
     AquaticUdp,
     AquaticUdpMio,
     AquaticHttp,
+    AquaticWs,
+    Reference,
     Opentracker,
     OpentrackerWorker,
     Echo,

@@ -8,8 +8,12 @@ TITLES = {
     "udp": "UDP announces",
     "http": "HTTP announces, connections kept alive",
     "http-close": "HTTP announces, a connection each",
+    "ws": "WebSocket peers that offer and answer",
+    "ws-idle": "Idle WebSocket connections",
     "stores": "Swarm stores in process",
 }
+# What is counted.
+UNITS = {"ws": "relayed offers"}
 OURS = "throng"
 
 
@@ -36,12 +40,12 @@ def with_spread(values, form):
     return f"{median} ({least} to {most})"
 
 
-def servers_table(result):
+def servers_table(result, unit):
     """One test's servers as a Markdown table."""
     ours = next((server for server in result["servers"] if server["name"] == OURS), None)
     lines = [
-        "| server | replies per CPU-second: median (least to most) | throng is x times that |"
-        " replies/s | busy | bytes per peer |",
+        f"| server | {unit} per CPU-second: median (least to most) | throng is x times that |"
+        f" {unit}/s | busy | bytes per peer |",
         "|---|---|---|---|---|---|",
     ]
     for server in result["servers"]:
@@ -60,6 +64,24 @@ def servers_table(result):
             f"{busy:.2f}",
             "-" if memory is None else f"{memory:.0f}",
         ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def idle_table(result):
+    """What connections cost as a Markdown table."""
+    ours = next((server for server in result["servers"] if server["name"] == OURS), None)
+    lines = [
+        "| server | connections | bytes per idle connection: median (least to most) |"
+        " throng has x of that |",
+        "|---|---|---|---|",
+    ]
+    for server in result["servers"]:
+        each, part = server["bytes_per_connection"], "-"
+        if ours and server is not ours:
+            part = f"{spread(ours['bytes_per_connection'])[0] / spread(each)[0]:.2f}"
+        connections = number(server["connections"])
+        cells = [server["name"], connections, with_spread(each, number), part]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -95,10 +117,17 @@ def markdown(results):
         f"{options['skew']:g})), num_want {options['num_want']}; {options['rounds']} rounds of"
         f" {options['seconds']:g} s each, interleaved; servers on CPU {options['server_cpu']}, load"
         f" on CPU {options['load_cpu']}.",
+        f"WebSocket: {number(options['web_connections'])} connections in"
+        f" {number(options['web_swarms'])} swarms, {options['offers']} offers an announce.",
     ]
     for test, result in results["tests"].items():
         lines += ["", f"## {TITLES[test]}", ""]
-        lines += stores_table(result) if test == "stores" else servers_table(result)
+        if test == "stores":
+            lines += stores_table(result)
+        elif test == "ws-idle":
+            lines += idle_table(result)
+        else:
+            lines += servers_table(result, UNITS.get(test, "replies"))
         for server in result.get("servers", []):
             lines += ["" if server is result["servers"][0] else None]
             lines += [f"- {server['name']}: {server['setup']}"]
@@ -165,10 +194,15 @@ def plots(results):
             memory = {it["store"]: it["bytes_per_peer"] for it in result["stores"]}
             # Prepared for or not, it is the same store.
             memory.pop("throng_unbatched", None)
+        elif test == "ws-idle":
+            each = [(it["name"], *spread(it["bytes_per_connection"])) for it in result["servers"]]
+            unit = "bytes per connection, less is better"
+            yield "ws-idle.svg", svg(TITLES[test], unit, each)
+            continue
         else:
             servers = result["servers"]
             bars = [(it["name"], *spread([rate(one) for one in it["rounds"]])) for it in servers]
-            unit = "replies per CPU-second, more is better"
+            unit = f"{UNITS.get(test, 'replies')} per CPU-second, more is better"
             yield f"{test}.svg", svg(TITLES[test], unit, bars)
             memory = {it["name"]: it["bytes_per_peer"] for it in servers if it["bytes_per_peer"]}
         bars = [(name, each, each, each) for name, each in memory.items()]

@@ -1,29 +1,20 @@
-//! One thread of HTTP load: connections with one request under way each, driven by epoll.
+//! One thread of HTTP load: connections with one request under way each.
 //!
 //! Invariant: a connection is asking, closing, resting, or in `idle`. Its peers announce from its
-//! source address, so a peer keeps its endpoint. Events are edge-triggered: whoever is told of one
-//! reads and writes until the kernel has no more.
+//! source address, so a peer keeps its endpoint.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::num::NonZeroU64;
-use std::os::fd::OwnedFd;
-use std::time::Duration;
-
-use rustix::buffer::spare_capacity;
-use rustix::event::epoll::{self, CreateFlags, Event as Readiness, EventData, EventFlags};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use socket2::{Domain, Protocol, Socket, Type};
 
 use super::pace::Work;
 use super::plan::{LoadError, Plan};
 use super::population::{Peer, Population, Turns};
+use super::sockets::{self, Sockets};
 use super::tally::{Action, Tally};
 use super::verify::{self, Answer, Asked, Fault, Rigour, Wrong};
-use super::{
-    CONNECT_TRIES, Clock, FILL_NUM_WANT, FILL_TIMEOUTS, Surroundings, expire_every, nanos,
-};
+use super::{Clock, FILL_NUM_WANT, FILL_TIMEOUTS, Surroundings, expire_every, nanos};
 use crate::limits::HTTP_HEAD_BYTES_MAX;
 use crate::rng::Rng;
 use crate::wire::addr::Endpoint;
@@ -37,8 +28,6 @@ const REST_NANOS: u64 = 10_000_000;
 const BODY_BYTES_MAX: usize = 1 << 20;
 /// Bytes read at once.
 const READ_BYTES: usize = 64 << 10;
-/// Connections told of at once.
-const EVENTS: usize = 256;
 
 /// One thread's connections and peers.
 pub struct Client {
@@ -53,7 +42,7 @@ pub struct Client {
     idle: VecDeque<usize>,
     /// Connections that failed, and when they may ask again.
     resting: VecDeque<(u64, usize)>,
-    epoll: OwnedFd,
+    sockets: Sockets,
     buffer: Box<[u8]>,
     rng: Rng,
     clock: Clock,
@@ -128,8 +117,6 @@ impl super::Client for Client {
             due: 0,
             sent: 0,
         };
-        let epoll = epoll::create(CreateFlags::CLOEXEC)
-            .map_err(|error| LoadError::Io { what: "epoll".to_owned(), source: error.into() })?;
         let count = plan.in_flight as usize;
         Ok(Self {
             population,
@@ -145,7 +132,7 @@ impl super::Client for Client {
             connections: (0..count).map(connection).collect(),
             idle: (0..count).collect(),
             resting: VecDeque::new(),
-            epoll,
+            sockets: Sockets::new()?,
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             rng: Rng::new(plan.seed ^ u64::from(thread) << 48),
             clock,
@@ -153,18 +140,7 @@ impl super::Client for Client {
     }
 
     fn connect(&mut self, around: Surroundings<'_>) -> Result<(), LoadError> {
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match TcpStream::connect_timeout(&self.target, around.plan.timeout) {
-                Ok(_) => return Ok(()),
-                Err(_) if tries < CONNECT_TRIES => {}
-                Err(error) => {
-                    let target = around.plan.target.to_string();
-                    return Err(LoadError::Silent { target, why: error.to_string() });
-                }
-            }
-        }
+        sockets::reach(around.plan)
     }
 
     fn run(&mut self, work: Work, around: Surroundings<'_>) -> Tally {
@@ -184,7 +160,6 @@ impl super::Client for Client {
             answered_at: now,
             asking: true,
             waiting: 0,
-            events: Vec::with_capacity(EVENTS),
         };
         run.all()
     }
@@ -206,8 +181,6 @@ struct Run<'a> {
     asking: bool,
     /// Connections that are asking or closing.
     waiting: usize,
-    /// What happened.
-    events: Vec<Readiness>,
 }
 
 impl Run<'_> {
@@ -245,32 +218,9 @@ impl Run<'_> {
                 wake_at = wake_at.min(self.work.wake_at(!self.client.idle.is_empty()));
                 wake_at = self.client.resting.front().map_or(wake_at, |(at, _)| wake_at.min(*at));
             }
-            self.wait(wake_at);
-            for at in 0..self.events.len() {
-                let index = usize::try_from(self.events[at].data.u64());
-                self.progress(index.expect("the index that it was registered with"));
+            for at in 0..self.client.sockets.wait(self.client.clock, wake_at) {
+                self.progress(self.client.sockets.index(at));
             }
-        }
-    }
-
-    /// Waits until then for something to happen. What does is in `events`.
-    fn wait(&mut self, wake_at: u64) {
-        const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let mut look = || {
-            self.events.clear();
-            // An interrupted look has seen nothing; there will be another one.
-            let _ = epoll::wait(&self.client.epoll, spare_capacity(&mut self.events), Some(&NOW));
-            self.events.is_empty()
-        };
-        if !look() {
-            return;
-        }
-        let wait = Duration::from_nanos(wake_at.saturating_sub(self.client.clock.now()));
-        let wait = Timespec::try_from(wait).expect("a minute at the most");
-        // epoll's own timeout is in milliseconds: too coarse for due times.
-        let mut polled = [PollFd::new(&self.client.epoll, PollFlags::IN)];
-        if poll(&mut polled, Some(&wait)).is_ok_and(|ready| ready > 0) {
-            look();
         }
     }
 
@@ -324,7 +274,7 @@ impl Run<'_> {
         connection.answer.clear();
         if connection.stream.is_none() {
             let source = self.client.sources[connection.source].ip;
-            match connection.open(self.client.target, source, &self.client.epoll, index) {
+            match connection.open(&self.client.sockets, self.client.target, source, index) {
                 Ok(()) => self.tally.connections += 1,
                 Err(error) => return self.fail(index, &error.to_string()),
             }
@@ -469,23 +419,12 @@ impl Connection {
     /// Begins to connect.
     fn open(
         &mut self,
+        sockets: &Sockets,
         target: SocketAddr,
         source: IpAddr,
-        epoll: &OwnedFd,
         index: usize,
     ) -> io::Result<()> {
-        let kind = Type::STREAM.nonblocking();
-        let socket = Socket::new(Domain::for_address(target), kind, Some(Protocol::TCP))?;
-        if !source.is_unspecified() {
-            socket.bind(&SocketAddr::new(source, 0).into())?;
-        }
-        match socket.connect(&target.into()) {
-            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
-            _ => {}
-        }
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        epoll::add(epoll, &socket, EventData::new_u64(index as u64), flags)?;
-        let stream = TcpStream::from(socket);
+        let stream = sockets.connect(target, source, index)?;
         // Only now is it known where the kernel has us connect from.
         self.ip = stream.local_addr()?.ip();
         if let Asked::Announce { own, .. } = &mut self.asked {

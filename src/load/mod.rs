@@ -9,18 +9,20 @@
 //! that the tracker belongs to whoever asks.
 
 pub mod batch;
-mod cpu;
 mod http;
 mod pace;
 pub mod plan;
 pub mod population;
+mod process;
 pub mod report;
+mod sockets;
 pub mod tally;
 pub mod target;
 #[cfg(test)]
 mod tests;
 mod udp;
 pub mod verify;
+mod ws;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ScopedJoinHandle};
@@ -28,10 +30,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use cpu::CpuClock;
 use pace::{Schedule, Work};
 use plan::{LoadError, Pace, Plan, Transport};
-use report::{Phase, Progress, Report, Teller};
+use process::Process;
+use report::{Phase, Progress, Report, Teller, Usage};
 use tally::{Live, Tally};
 
 /// How often whoever waits looks at what the threads do.
@@ -108,6 +110,7 @@ pub fn run(
     match plan.target.transport {
         Transport::Udp => run_with::<udp::Client>(plan, stop, progress),
         Transport::Http => run_with::<http::Client>(plan, stop, progress),
+        Transport::Ws => run_with::<ws::Client>(plan, stop, progress),
     }
 }
 
@@ -117,7 +120,8 @@ fn run_with<C: Client>(
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Report, LoadError> {
     raise_open_files(plan)?;
-    let cpu_clock = plan.pid.map(CpuClock::new).transpose()?;
+    let process = plan.pid.map(Process::new).transpose()?;
+    let resident_bytes = process.as_ref().and_then(Process::resident_bytes);
     let clock = Clock(Instant::now());
     let clients = (0..plan.threads).map(|thread| C::open(plan, clock, thread));
     let mut team = Team {
@@ -131,8 +135,9 @@ fn run_with<C: Client>(
         .into_iter()
         .collect::<Result<Vec<()>, _>>()?;
     let fill = plan.fill.then(|| team.fill(progress));
-    let measured = team.measure(cpu_clock.as_ref(), progress);
-    Ok(Report::new(plan, fill.as_ref(), &measured, stop.load(Ordering::Relaxed)))
+    let measured = team.measure(process.as_ref(), progress);
+    let interrupted = stop.load(Ordering::Relaxed);
+    Ok(Report::new(plan, resident_bytes, fill.as_ref(), &measured, interrupted))
 }
 
 /// Files that are open besides the connections: standard streams, epoll, /proc, and some more.
@@ -142,7 +147,7 @@ const FILES_BESIDE: u64 = 64;
 fn raise_open_files(plan: &Plan) -> Result<(), LoadError> {
     let each = match plan.target.transport {
         Transport::Udp => u64::from(plan.sources),
-        Transport::Http => u64::from(plan.in_flight),
+        Transport::Http | Transport::Ws => u64::from(plan.in_flight),
     };
     let needed = each * u64::from(plan.threads) + FILES_BESIDE;
     let mut limit = getrlimit(Resource::Nofile);
@@ -171,14 +176,10 @@ impl<C: Client> Team<'_, C> {
         let mut teller = Teller::new("fill", None, progress);
         let fill = |_, client: &mut C, around: Surroundings<'_>| client.run(Work::Fill, around);
         let tallies = self.each(&mut |live| teller.look(live), fill);
-        Phase::new(start, &tallies, [None; 2])
+        Phase::new(start, &tallies, Usage::default())
     }
 
-    fn measure(
-        &mut self,
-        cpu_clock: Option<&CpuClock>,
-        progress: &mut dyn FnMut(&Progress),
-    ) -> Phase {
+    fn measure(&mut self, process: Option<&Process>, progress: &mut dyn FnMut(&Progress)) -> Phase {
         let start = self.clock.now();
         let end = start + nanos(self.plan.duration);
         let (clock, stop) = (self.clock, self.stop);
@@ -188,15 +189,18 @@ impl<C: Client> Team<'_, C> {
             Pace::Open(rate) => Some(Schedule::new(rate, thread, threads)),
         };
         let schedules: Vec<_> = (0..threads).map(schedule).collect();
-        let own = CpuClock::new(std::process::id()).ok();
-        let cpu_seconds =
-            || [own.as_ref(), cpu_clock].map(|clock| clock.and_then(CpuClock::seconds));
-        let before = cpu_seconds();
+        let own = Process::new(std::process::id()).ok();
+        let usage = || Usage {
+            own_cpu_seconds: own.as_ref().and_then(Process::cpu_seconds),
+            cpu_seconds: process.and_then(Process::cpu_seconds),
+            resident_bytes: process.and_then(Process::resident_bytes),
+        };
+        let before = usage();
         let mut after = None;
         let mut teller = Teller::new("measured", Some(self.plan.duration), progress);
         let mut look = |live: &[Live]| {
             if after.is_none() && (clock.now() >= end || stop.load(Ordering::Relaxed)) {
-                after = Some(cpu_seconds());
+                after = Some(usage());
             }
             teller.look(live);
         };
@@ -204,9 +208,7 @@ impl<C: Client> Team<'_, C> {
             client.run(Work::Measure { start, end, schedule: schedules[thread] }, around)
         };
         let tallies = self.each(&mut look, ask);
-        let after = after.unwrap_or_else(cpu_seconds);
-        let used = |at: usize| before[at].zip(after[at]).map(|(before, after)| after - before);
-        Phase::new(start, &tallies, [used(0), used(1)])
+        Phase::new(start, &tallies, after.unwrap_or_else(usage).since(&before))
     }
 
     /// Has every thread do its part, and looks at them meanwhile.

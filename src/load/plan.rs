@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use crate::limits::{
     HTTP_SCRAPE_HASHES_MAX, LOAD_DURATION_MAX, LOAD_IN_FLIGHT_MAX, LOAD_PEERS_MAX, LOAD_RATE_MAX,
-    LOAD_SOURCES_MAX, LOAD_THREADS_MAX, LOAD_TIMEOUT_MAX, UDP_SCRAPE_HASHES_MAX,
+    LOAD_SDP_BYTES_MAX, LOAD_SDP_BYTES_MIN, LOAD_SOURCES_MAX, LOAD_THREADS_MAX, LOAD_TIMEOUT_MAX,
+    LOAD_TORRENTS_MAX, UDP_SCRAPE_HASHES_MAX, WEB_OFFERS_MAX,
 };
 use crate::rng::Rng;
 
@@ -24,6 +25,8 @@ pub enum Transport {
     Udp,
     /// BEP 3.
     Http,
+    /// WebTorrent.
+    Ws,
 }
 
 impl Transport {
@@ -33,6 +36,7 @@ impl Transport {
         match self {
             Self::Udp => "udp",
             Self::Http => "http",
+            Self::Ws => "ws",
         }
     }
 }
@@ -85,6 +89,27 @@ impl Mix {
     }
 }
 
+/// What there is to say about WebSocket peers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Web {
+    /// Torrents of each connection: it has a peer in as many swarms.
+    pub torrents: u32,
+    /// Bytes of an offer, and of an answer.
+    pub sdp_bytes: u16,
+    /// Share of the offers that are answered, 0 to 1.
+    pub answers: f64,
+    /// Whether the tracker replies to answers too, as aquatic does.
+    pub answers_replied: bool,
+    /// Whether nothing is asked in the measured time.
+    pub idle: bool,
+}
+
+impl Default for Web {
+    fn default() -> Self {
+        Self { torrents: 1, sdp_bytes: 1_500, answers: 1.0, answers_replied: false, idle: false }
+    }
+}
+
 /// What is to be done.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -92,7 +117,7 @@ pub struct Plan {
     pub target: Target,
     /// Threads that ask.
     pub threads: u16,
-    /// Sockets (UDP) or source addresses (HTTP) of each thread.
+    /// Sockets (UDP) or source addresses (HTTP, WebSocket) of each thread.
     pub sources: u16,
     /// Other seeds are other swarms, peers and choices.
     pub seed: u64,
@@ -104,7 +129,7 @@ pub struct Plan {
     pub skew: f64,
     /// Share of the peers that are seeders, 0 to 1.
     pub seeders: f64,
-    /// Peers asked for in each announce.
+    /// Peers asked for in each announce; over a WebSocket, offers in it.
     pub num_want: u32,
     /// What is asked how often.
     pub mix: Mix,
@@ -112,17 +137,19 @@ pub struct Plan {
     pub scrape_hashes: u16,
     /// What makes a request due.
     pub pace: Pace,
-    /// Requests without an answer that each thread has under way, at the most; over HTTP each has a
-    /// connection of its own.
+    /// Requests without an answer that each thread has under way, at the most; over HTTP and
+    /// WebSocket each has a connection of its own.
     pub in_flight: u32,
     /// The measured time.
     pub duration: Duration,
-    /// Whether every peer announces once before.
+    /// Whether every peer announces once before; over a WebSocket they do.
     pub fill: bool,
     /// After so long a request is lost.
     pub timeout: Duration,
     /// Over HTTP: a connection for each request.
     pub close: bool,
+    /// What WebSocket alone has.
+    pub web: Web,
     /// How closely answers are read.
     pub rigour: Rigour,
     /// The process whose CPU time is measured too.
@@ -149,7 +176,7 @@ pub enum LoadError {
     #[error(transparent)]
     Target(#[from] TargetError),
     /// The process to measure is not there.
-    #[error("the CPU time of process {pid}: {source}")]
+    #[error("what process {pid} uses: {source}")]
     Process {
         /// The process.
         pid: u32,
@@ -211,10 +238,16 @@ impl Plan {
         // connection for each request the sources take turns.
         let least = if self.close { 1 } else { self.sources.into() };
         within(option, self.in_flight.into(), least, LOAD_IN_FLIGHT_MAX.into())?;
+        let ws = self.target.transport == Transport::Ws;
         let sources = u64::from(self.threads) * u64::from(self.sources);
-        within("--peers", self.peers.into(), sources, LOAD_PEERS_MAX.into())?;
+        let peers = if ws { "--connections times --torrents" } else { "--peers" };
+        within(peers, self.peers.into(), sources, LOAD_PEERS_MAX.into())?;
         within("--swarms", self.swarms.into(), 1, LOAD_PEERS_MAX.into())?;
-        within("--num-want", self.num_want.into(), 0, (1 << 31) - 1)?;
+        if ws {
+            within("--offers", self.num_want.into(), 0, WEB_OFFERS_MAX as u64)?;
+        } else {
+            within("--num-want", self.num_want.into(), 0, (1 << 31) - 1)?;
+        }
         let hashes = if udp { UDP_SCRAPE_HASHES_MAX } else { HTTP_SCRAPE_HASHES_MAX };
         within("--scrape-hashes", self.scrape_hashes.into(), 1, hashes as u64)?;
         if let Pace::Open(rate) = self.pace {
@@ -241,11 +274,36 @@ impl Plan {
             return Err(out_of_bounds("--mix", bounds.to_owned(), format!("{:?}", self.mix)));
         }
         if !udp && self.mix.connect > 0 {
-            let bounds = "announces and scrapes: HTTP has no connect (see --close)".to_owned();
+            let bounds = "announces and scrapes: only UDP has connects".to_owned();
             return Err(out_of_bounds("--mix", bounds, format!("connect={}", self.mix.connect)));
         }
-        self.population().check()?;
+        if !ws {
+            self.population().check()?;
+            return Ok(());
+        }
+        let Web { torrents, sdp_bytes, answers, .. } = self.web;
+        within("--torrents", torrents.into(), 1, LOAD_TORRENTS_MAX.into())?;
+        let (least, most) = (LOAD_SDP_BYTES_MIN.into(), LOAD_SDP_BYTES_MAX.into());
+        within("--sdp-bytes", sdp_bytes.into(), least, most)?;
+        if !(0.0..=1.0).contains(&answers) {
+            return Err(out_of_bounds("--answers", "from 0 to 1".to_owned(), answers));
+        }
+        // The peers of a connection are as far apart in number as there are connections.
+        let (largest, connections) = (self.population().largest_swarm(), self.web_connections());
+        if torrents > 1 && largest > connections {
+            let bounds = format!(
+                "1: the largest of the swarms would have {largest} peers of only \
+                 {connections} connections (or more --swarms, or a lower --skew)"
+            );
+            return Err(out_of_bounds("--torrents", bounds, torrents));
+        }
         Ok(())
+    }
+
+    /// Connections of all threads, each with its own peers.
+    #[must_use]
+    pub fn web_connections(&self) -> u32 {
+        u32::from(self.threads).saturating_mul(self.in_flight)
     }
 
     /// The peers of this plan.

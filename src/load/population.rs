@@ -32,7 +32,7 @@ pub struct Population {
     pub skew: f64,
     /// Share of the peers that are seeders, 0 to 1.
     pub seeders: f64,
-    /// Sockets (UDP) or addresses (HTTP) that peers announce from.
+    /// Sockets (UDP) or addresses (HTTP, WebSocket) that peers announce from.
     pub sources: u32,
     /// Different addresses among these: all of them, or 1.
     pub addresses: u32,
@@ -188,7 +188,8 @@ impl Turns {
 }
 
 /// `-TH0001-` (BEP 20) and twelve digits: no byte of it needs an escape in a URL.
-fn peer_id(number: u32) -> PeerId {
+#[must_use]
+pub fn peer_id(number: u32) -> PeerId {
     let mut bytes = *b"-TH0001-000000000000";
     let mut rest = number;
     for byte in bytes.iter_mut().rev() {
@@ -200,6 +201,13 @@ fn peer_id(number: u32) -> PeerId {
         rest /= 10;
     }
     PeerId(bytes)
+}
+
+/// The number that [`peer_id`] makes that of.
+#[must_use]
+pub fn peer_number(peer_id: &PeerId) -> Option<u32> {
+    let digits = std::str::from_utf8(peer_id.0.strip_prefix(b"-TH0001-")?).ok()?;
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
 /// A number below `count` near the golden section of it, without a common divisor: neighbours in
@@ -220,7 +228,7 @@ const fn common_divisor(mut a: u32, mut b: u32) -> u32 {
 }
 
 /// A number in 0..1 from random bits.
-fn unit(bits: u64) -> f64 {
+pub(super) fn unit(bits: u64) -> f64 {
     let high = u32::try_from(bits >> 32).expect("32 of 64 bits");
     f64::from(high) / (f64::from(u32::MAX) + 1.0)
 }
@@ -370,5 +378,12 @@ mod tests {
         assert_eq!(peer_id(0).0, *b"-TH0001-000000000000");
         assert_eq!(peer_id(1_020).0, *b"-TH0001-000000001020");
         assert_eq!(peer_id(u32::MAX).0, *b"-TH0001-004294967295");
+        assert_eq!(
+            [1_020, u32::MAX].map(|number| peer_number(&peer_id(number))),
+            [Some(1_020), Some(u32::MAX)]
+        );
+        assert_eq!(peer_number(&PeerId(*b"-TH0001-004294967296")), None);
+        assert_eq!(peer_number(&PeerId(*b"-TH0001-00000000+020")), None);
+        assert_eq!(peer_number(&PeerId(*b"-TH0002-000000001020")), None);
     }
 }

@@ -1,5 +1,7 @@
 //! What came of it: for people, and as JSON for programs.
 
+mod relay;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -10,6 +12,8 @@ use serde::Serialize;
 use super::plan::{Pace, Plan, Transport};
 use super::tally::{Action, Glance, Live, Tally};
 use super::verify::{Fault, Rigour};
+
+pub use relay::RelayReport;
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -29,7 +33,8 @@ pub struct Report {
     pub actions: BTreeMap<&'static str, ActionReport>,
     /// All actions together.
     pub total: ActionReport,
-    /// Requests without an answer within the timeout.
+    /// Requests without an answer within the timeout; over a WebSocket also answers that were sent
+    /// to a peer and did not reach it.
     pub lost: u64,
     /// Requests that were due and never sent, because too many were under way (open loop).
     pub unsent: u64,
@@ -47,8 +52,10 @@ pub struct Report {
     pub peers_per_reply: f64,
     /// Mean number of swarms in the answer to a scrape.
     pub swarms_per_scrape: f64,
-    /// Connections opened (HTTP).
+    /// Connections opened (HTTP, WebSocket), those before the measured time not counted.
     pub connections: u64,
+    /// What WebSocket alone has.
+    pub relay: Option<RelayReport>,
     /// CPU seconds that the load itself used in the measured time. Near `seconds` times the
     /// threads, it and not the tracker was the limit.
     pub own_cpu_seconds: Option<f64>,
@@ -61,13 +68,14 @@ pub struct Report {
 pub struct PlanReport {
     /// The tracker.
     pub target: String,
-    /// `udp` or `http`.
+    /// `udp`, `http` or `ws`.
     pub transport: &'static str,
     /// Threads.
     pub threads: u16,
     /// Sources of all threads together.
     pub sources: u32,
-    /// Requests under way at the most, of all threads together; over HTTP, connections.
+    /// Requests under way at the most, of all threads together; over HTTP and WebSocket,
+    /// connections.
     pub in_flight: u64,
     /// Requests a second asked for; none in a closed loop.
     pub rate: Option<u64>,
@@ -85,8 +93,16 @@ pub struct PlanReport {
     pub seeders: f64,
     /// Seed.
     pub seed: u64,
-    /// Peers asked for.
+    /// Peers asked for; over a WebSocket, offers in each announce.
     pub num_want: u32,
+    /// Torrents of a connection (WebSocket).
+    pub torrents: Option<u32>,
+    /// Bytes of an offer and of an answer (WebSocket).
+    pub sdp_bytes: Option<u16>,
+    /// Share of the offers that are answered (WebSocket).
+    pub answers: Option<f64>,
+    /// Whether nothing was asked in the measured time (WebSocket).
+    pub idle: bool,
     /// Hashes in a scrape.
     pub scrape_hashes: u16,
     /// Seconds until a request is lost.
@@ -162,30 +178,59 @@ pub enum Verdict {
     Wrong,
 }
 
+/// What processes use, as far as it is known.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// CPU time of ourselves.
+    pub own_cpu_seconds: Option<f64>,
+    /// CPU time of the process that is measured.
+    pub cpu_seconds: Option<f64>,
+    /// Its resident memory.
+    pub resident_bytes: Option<u64>,
+}
+
+impl Usage {
+    /// The time used since `before`, and the memory as it is.
+    #[must_use]
+    pub fn since(self, before: &Self) -> Self {
+        let between = |before: Option<f64>, after: Option<f64>| Some(after? - before?);
+        Self {
+            own_cpu_seconds: between(before.own_cpu_seconds, self.own_cpu_seconds),
+            cpu_seconds: between(before.cpu_seconds, self.cpu_seconds),
+            resident_bytes: self.resident_bytes,
+        }
+    }
+}
+
 /// What came of a phase.
 #[derive(Debug)]
 pub struct Phase {
     tally: Tally,
     seconds: f64,
-    /// Of ourselves, and of the process that is measured.
-    cpu_seconds: [Option<f64>; 2],
+    usage: Usage,
 }
 
 impl Phase {
     /// `start` is on the clock of the tallies; the end is when the last thread stopped asking.
-    pub fn new(start: u64, tallies: &[Tally], cpu_seconds: [Option<f64>; 2]) -> Self {
+    pub fn new(start: u64, tallies: &[Tally], usage: Usage) -> Self {
         let mut tally = Tally::default();
         tallies.iter().for_each(|part| tally.add(part));
         let time = Duration::from_nanos(tally.ended.saturating_sub(start));
-        Self { tally, seconds: time.as_secs_f64(), cpu_seconds }
+        Self { tally, seconds: time.as_secs_f64(), usage }
     }
 }
 
 impl Report {
     /// What the phases of a plan come to.
     #[must_use]
-    pub fn new(plan: &Plan, fill: Option<&Phase>, measured: &Phase, interrupted: bool) -> Self {
-        let &Phase { ref tally, seconds, cpu_seconds: [own_cpu_seconds, cpu_seconds] } = measured;
+    pub fn new(
+        plan: &Plan,
+        resident_before: Option<u64>,
+        fill: Option<&Phase>,
+        measured: &Phase,
+        interrupted: bool,
+    ) -> Self {
+        let &Phase { ref tally, seconds, usage } = measured;
         let action = |action: Action| {
             let tally = tally.action(action);
             let latency = latency(&tally.latency);
@@ -206,7 +251,7 @@ impl Report {
             *texts.entry(text.clone()).or_default() += count;
         }
         let replies = |action| tally.action(action).replies;
-        let cpu = plan.pid.zip(cpu_seconds).map(|(pid, seconds)| {
+        let cpu = plan.pid.zip(usage.cpu_seconds).map(|(pid, seconds)| {
             let replies_per_cpu_second = per(tally.replies_in_time(), seconds);
             CpuReport { pid, seconds, replies_per_cpu_second }
         });
@@ -222,7 +267,7 @@ impl Report {
                 per_second: per(tally.replies_in_time(), seconds),
                 latency: latency(&all),
             },
-            lost: tally.lost,
+            lost: tally.lost + tally.answers.sent.saturating_sub(tally.answers.received),
             unsent: tally.unsent,
             wrong: tally.wrong() + fill.map_or(0, |fill| fill.tally.wrong()),
             faults: Fault::ALL.into_iter().map(count).filter(|(_, count)| *count > 0).collect(),
@@ -232,7 +277,9 @@ impl Report {
             peers_per_reply: mean(tally.peers, replies(Action::Announce)),
             swarms_per_scrape: mean(tally.entries, replies(Action::Scrape)),
             connections: tally.connections,
-            own_cpu_seconds,
+            relay: (plan.target.transport == Transport::Ws)
+                .then(|| RelayReport::new(measured, resident_before)),
+            own_cpu_seconds: usage.own_cpu_seconds,
             cpu,
         }
     }
@@ -240,9 +287,13 @@ impl Report {
     /// What it comes to.
     #[must_use]
     pub const fn verdict(&self) -> Verdict {
+        let replies = match &self.fill {
+            Some(fill) if self.plan.idle => fill.announces,
+            _ => self.total.replies,
+        };
         if self.wrong > 0 {
             Verdict::Wrong
-        } else if self.total.replies == 0 {
+        } else if replies == 0 {
             Verdict::Unanswered
         } else {
             Verdict::Verified
@@ -264,6 +315,7 @@ impl Report {
 impl PlanReport {
     fn new(plan: &Plan) -> Self {
         let population = plan.population();
+        let web = (plan.target.transport == Transport::Ws).then_some(plan.web);
         Self {
             target: plan.target.to_string(),
             transport: plan.target.transport.name(),
@@ -282,6 +334,10 @@ impl PlanReport {
             seeders: plan.seeders,
             seed: plan.seed,
             num_want: plan.num_want,
+            torrents: web.map(|web| web.torrents),
+            sdp_bytes: web.map(|web| web.sdp_bytes),
+            answers: web.map(|web| web.answers),
+            idle: web.is_some_and(|web| web.idle),
             scrape_hashes: plan.scrape_hashes,
             timeout_seconds: plan.timeout.as_secs_f64(),
             lenient: plan.rigour == Rigour::Lenient,
@@ -351,8 +407,12 @@ impl fmt::Display for Report {
         for (label, action) in &self.actions {
             writeln!(f, "{label:9}{action}")?;
         }
-        if self.actions.len() != 1 {
+        if self.actions.len() > 1 {
             writeln!(f, "{:9}{}", "total", self.total)?;
+        }
+        if let Some(relay) = self.relay.as_ref().filter(|relay| relay.offers.sent > 0) {
+            writeln!(f, "{:9}{}", "offers", relay.offers)?;
+            writeln!(f, "{:9}{}", "answers", relay.answers)?;
         }
         let share = 100.0 * mean(self.lost, self.total.sent);
         writeln!(f, "\nlost {} ({share:.3} %), wrong {}", self.lost, self.wrong)?;
@@ -366,7 +426,7 @@ impl fmt::Display for Report {
             writeln!(f, "  \"{text}\" {count}")?;
         }
         write!(f, "bytes sent {}, received {}", self.bytes_sent, self.bytes_received)?;
-        if self.actions.contains_key(Action::Announce.label()) {
+        if self.actions.contains_key(Action::Announce.label()) && self.relay.is_none() {
             write!(f, "; {:.1} peers in an answer", self.peers_per_reply)?;
         }
         if self.actions.contains_key(Action::Scrape.label()) {
@@ -376,6 +436,9 @@ impl fmt::Display for Report {
             write!(f, "; {} connections", self.connections)?;
         }
         writeln!(f)?;
+        if let Some(relay) = &self.relay {
+            writeln!(f, "{} connections open at the end, {} pings", relay.open, relay.pings)?;
+        }
         if let Some(seconds) = self.own_cpu_seconds {
             writeln!(f, "this load: {seconds:.2} CPU seconds")?;
         }
@@ -385,6 +448,9 @@ impl fmt::Display for Report {
                 "process {pid}: {seconds:.2} CPU seconds, {replies_per_cpu_second:.0} answers for \
                  each"
             )?;
+            if let Some(relay) = &self.relay {
+                relay.write_usage(f)?;
+            }
         }
         Ok(())
     }
@@ -397,6 +463,7 @@ impl fmt::Display for PlanReport {
             None => "closed loop".to_owned(),
             Some(rate) => format!("open loop, {rate} requests a second"),
         };
+        let pace = if self.idle { "idle".to_owned() } else { pace };
         let ways = match (self.transport == Transport::Udp.name(), self.close) {
             (true, _) => "requests under way",
             (false, false) => "connections",
@@ -413,9 +480,16 @@ impl fmt::Display for PlanReport {
         write!(
             f,
             "{peers} peers in {swarms} swarm{} (the largest has {largest_swarm}; skew {skew}), \
-             {seeders:.0} % seeders, num_want {num_want}",
+             {seeders:.0} % seeders, ",
             plural(u64::from(*swarms))
-        )
+        )?;
+        match (self.torrents, self.sdp_bytes) {
+            (Some(torrents), Some(sdp_bytes)) => write!(
+                f,
+                "{torrents} to a connection; {num_want} offers of {sdp_bytes} bytes an announce"
+            ),
+            _ => write!(f, "num_want {num_want}"),
+        }
     }
 }
 
@@ -463,8 +537,11 @@ impl fmt::Display for Progress {
         if let Some(length) = length {
             write!(f, "/{:.0}", length.as_secs_f64())?;
         }
-        let Glance { replies, wrong, lost } = glance;
+        let Glance { replies, offers, wrong, lost } = glance;
         write!(f, " s: {per_second:.0} answers a second, {replies} so far, {lost} lost")?;
+        if *offers > 0 {
+            write!(f, ", {offers} offers relayed")?;
+        }
         if *wrong > 0 { write!(f, ", {wrong} wrong") } else { Ok(()) }
     }
 }

@@ -60,6 +60,35 @@ pub struct ActionTally {
     pub latency: Histogram<u64>,
 }
 
+/// Counts of what peers say to each other through the tracker: of their offers, or their answers.
+#[derive(Clone, Debug)]
+pub struct RelayTally {
+    /// Given to the tracker.
+    pub sent: u64,
+    /// Brought by it, and right.
+    pub received: u64,
+    /// Those of them that came before the end of the measured time, and so count in rates.
+    pub received_in_time: u64,
+    /// From the offer's announce to its receiver, or to its answer, in nanoseconds.
+    pub latency: Histogram<u64>,
+}
+
+impl RelayTally {
+    /// One came `nanos` after its offer was sent; `in_time`: before the end.
+    pub fn receive(&mut self, nanos: u64, in_time: bool) {
+        self.received += 1;
+        self.received_in_time += u64::from(in_time);
+        self.latency.saturating_record(nanos.max(1));
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.sent += other.sent;
+        self.received += other.received;
+        self.received_in_time += other.received_in_time;
+        self.latency.add(&other.latency).expect("the bounds are the same");
+    }
+}
+
 /// The counts of one thread, or of all.
 #[derive(Clone, Debug)]
 pub struct Tally {
@@ -79,8 +108,16 @@ pub struct Tally {
     pub peers: u64,
     /// Swarms in right answers to scrapes.
     pub entries: u64,
-    /// Connections opened (HTTP).
+    /// Connections opened (HTTP, WebSocket).
     pub connections: u64,
+    /// Connections that were open at the end (WebSocket).
+    pub open: u64,
+    /// Pings answered (WebSocket).
+    pub pings: u64,
+    /// Offers (WebSocket).
+    pub offers: RelayTally,
+    /// Answers to them (WebSocket).
+    pub answers: RelayTally,
     /// When the thread stopped asking, in nanoseconds of the common clock.
     pub ended: u64,
 }
@@ -89,6 +126,8 @@ impl Default for Tally {
     fn default() -> Self {
         let latency = Histogram::new_with_bounds(1, LATENCY_NANOS_MAX, 3);
         let latency = latency.expect("three digits from a nanosecond to an hour are possible");
+        let relay =
+            RelayTally { sent: 0, received: 0, received_in_time: 0, latency: latency.clone() };
         let action = ActionTally { sent: 0, replies: 0, replies_in_time: 0, latency };
         Self {
             actions: [action.clone(), action.clone(), action],
@@ -101,6 +140,10 @@ impl Default for Tally {
             peers: 0,
             entries: 0,
             connections: 0,
+            open: 0,
+            pings: 0,
+            offers: relay.clone(),
+            answers: relay,
             ended: 0,
         }
     }
@@ -157,7 +200,7 @@ impl Tally {
         tally.replies_in_time += u64::from(in_time);
         tally.latency.saturating_record(nanos.max(1));
         match answer {
-            Answer::Connected(_) => {}
+            Answer::Connected(_) | Answer::Joined => {}
             Answer::Peers(count) => self.peers += u64::from(count),
             Answer::Entries(count) => self.entries += u64::from(count),
         }
@@ -206,6 +249,10 @@ impl Tally {
         self.peers += other.peers;
         self.entries += other.entries;
         self.connections += other.connections;
+        self.open += other.open;
+        self.pings += other.pings;
+        self.offers.add(&other.offers);
+        self.answers.add(&other.answers);
         self.ended = self.ended.max(other.ended);
     }
 }
@@ -215,6 +262,7 @@ impl Tally {
 #[repr(align(128))]
 pub struct Live {
     replies: AtomicU64,
+    offers: AtomicU64,
     wrong: AtomicU64,
     lost: AtomicU64,
 }
@@ -224,6 +272,8 @@ pub struct Live {
 pub struct Glance {
     /// Right answers.
     pub replies: u64,
+    /// Offers that came.
+    pub offers: u64,
     /// Everything wrong that the tracker said.
     pub wrong: u64,
     /// Requests without an answer.
@@ -234,6 +284,7 @@ impl Live {
     /// Shows what has been counted so far.
     pub fn publish(&self, tally: &Tally) {
         self.replies.store(tally.replies(), Ordering::Relaxed);
+        self.offers.store(tally.offers.received, Ordering::Relaxed);
         self.wrong.store(tally.wrong(), Ordering::Relaxed);
         self.lost.store(tally.lost, Ordering::Relaxed);
     }
@@ -242,6 +293,7 @@ impl Live {
     pub fn glance(threads: &[Self]) -> Glance {
         threads.iter().fold(Glance::default(), |sum, live| Glance {
             replies: sum.replies + live.replies.load(Ordering::Relaxed),
+            offers: sum.offers + live.offers.load(Ordering::Relaxed),
             wrong: sum.wrong + live.wrong.load(Ordering::Relaxed),
             lost: sum.lost + live.lost.load(Ordering::Relaxed),
         })
@@ -261,6 +313,9 @@ mod tests {
         one.fault(Wrong { fault: Fault::Refused, text: b"no \xFF" });
         one.fault(Fault::Late);
         one.lost += 3;
+        one.offers.sent += 5;
+        one.offers.receive(2_000_000, true);
+        one.answers.receive(3_000_000, false);
         let mut sum = Tally::default();
         sum.add(&one);
         sum.add(&one);
@@ -268,12 +323,15 @@ mod tests {
         assert_eq!((sum.wrong(), sum.fault_count(Fault::Late), sum.lost), (2, 2, 6));
         assert_eq!((sum.peers, sum.bytes_sent), (100, 268));
         assert_eq!(sum.texts, BTreeMap::from([("no \\xff".to_owned(), 2)]));
+        assert_eq!((sum.offers.sent, sum.offers.received, sum.offers.received_in_time), (10, 2, 2));
+        assert_eq!((sum.answers.received, sum.answers.received_in_time), (2, 0));
+        assert_eq!(sum.answers.latency.len(), 2);
         let latency = &sum.action(Action::Announce).latency;
         assert_eq!(latency.len(), 2);
         assert!((999_000..=1_001_000).contains(&latency.value_at_quantile(0.5)));
         let live = [Live::default(), Live::default()];
         live.iter().for_each(|live| live.publish(&one));
-        assert_eq!(Live::glance(&live), Glance { replies: 2, wrong: 2, lost: 6 });
+        assert_eq!(Live::glance(&live), Glance { replies: 2, offers: 2, wrong: 2, lost: 6 });
     }
 
     #[test]

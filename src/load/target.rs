@@ -1,4 +1,4 @@
-//! Whom the load goes to: an address, and for HTTP the paths.
+//! Whom the load goes to: an address, and for HTTP and WebSocket the paths.
 //!
 //! Invariant: a [`Target`] is on the loopback interface, unless whoever runs the load has said that
 //! the tracker is theirs.
@@ -17,7 +17,7 @@ pub struct Target {
     pub address: SocketAddr,
     /// Host and port as they were written, for the `Host` field of HTTP.
     pub authority: String,
-    /// Path of announces.
+    /// Path of announces, or of the WebSocket.
     pub announce_path: String,
     /// Path of scrapes (BEP 48: the last `announce` becomes `scrape`).
     pub scrape_path: String,
@@ -59,7 +59,7 @@ pub enum TargetError {
 }
 
 impl Target {
-    /// Reads `text`: `HOST:PORT`, or a URL of `transport` whose port is 80 unless given (HTTP).
+    /// Reads `text`: `HOST:PORT`, or a URL of `transport` whose port is 80 unless given (not UDP).
     /// Names are looked up; their first address counts.
     ///
     /// # Errors
@@ -79,7 +79,7 @@ impl Target {
         let mut authority = authority.to_owned();
         // A colon after the bracket of an IPv6 address, or after anything else.
         let has_port = authority.rsplit(']').next().is_some_and(|tail| tail.contains(':'));
-        if !has_port && transport == Transport::Http && text.contains("://") {
+        if !has_port && transport != Transport::Udp && text.contains("://") {
             authority.push_str(":80");
         }
         let address = match authority.to_socket_addrs() {
@@ -90,7 +90,11 @@ impl Target {
         if !owned && !address.ip().to_canonical().is_loopback() {
             return Err(TargetError::NotLoopback(address));
         }
-        let announce_path = if path.is_empty() || path == "/" { "/announce" } else { path };
+        let announce_path = match path {
+            "" | "/" if transport == Transport::Ws => "/",
+            "" | "/" => "/announce",
+            path => path,
+        };
         Ok(Self {
             transport,
             address,
@@ -133,7 +137,7 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.transport {
             Transport::Udp => write!(f, "udp://{}", self.authority),
-            Transport::Http => write!(f, "http://{}{}", self.authority, self.announce_path),
+            transport => write!(f, "{transport}://{}{}", self.authority, self.announce_path),
         }
     }
 }
@@ -156,7 +160,11 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Target, TargetError> {
-        let transport = if text.starts_with("udp") { Transport::Udp } else { Transport::Http };
+        let transport = match text.split_once("://") {
+            Some(("udp", _)) => Transport::Udp,
+            Some(("ws", _)) => Transport::Ws,
+            _ => Transport::Http,
+        };
         Target::parse(text, transport, false)
     }
 
@@ -173,6 +181,8 @@ mod tests {
                 "/x/announce.php",
                 "/x/scrape.php",
             ),
+            ("ws://127.0.0.1", "127.0.0.1:80", "/", "/scrape"),
+            ("ws://127.0.0.1:99/announce", "127.0.0.1:99", "/announce", "/scrape"),
             ("http://127.0.0.1:99/tracker", "127.0.0.1:99", "/tracker", "/scrape"),
             ("udp://127.0.0.1:6969/announce", "127.0.0.1:6969", "/announce", "/scrape"),
             ("[::ffff:127.0.0.1]:6969", "[::ffff:127.0.0.1]:6969", "/announce", "/scrape"),

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::plan::Mix;
+use super::plan::{Mix, Web};
 use super::report::Verdict;
 use super::target::Target;
 use super::verify::{Fault, Rigour};
@@ -85,6 +85,7 @@ fn plan(transport: Transport, address: SocketAddr) -> Plan {
         fill: false,
         timeout: PATIENCE,
         close: false,
+        web: Web::default(),
         rigour: Rigour::Strict,
         pid: None,
     }

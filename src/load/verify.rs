@@ -7,6 +7,11 @@ use crate::wire::addr::Endpoint;
 use crate::wire::bencode::Value;
 use crate::wire::id::{ConnectionId, InfoHash};
 use crate::wire::udp::{CONNECT_REPLY_BYTES, Reply, SCRAPE_ENTRY_BYTES};
+use crate::wire::webtorrent::Row;
+
+/// The longest interval of a peer that a tracker may ask for: a day. Who stays connected for longer
+/// without an announce has gone.
+const INTERVAL_SECONDS_MAX: u64 = 86_400;
 
 /// What can be wrong with an answer, or with the way to it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -29,7 +34,7 @@ pub enum Fault {
     AskerAmongPeers,
     /// Counts without the asker, or with fewer peers than are in the answer.
     Counts,
-    /// An interval of 0, or none.
+    /// An interval of 0, or none; over a WebSocket also one of more than a day.
     Interval,
     /// A scrape's answer has a hash that was not asked for.
     Hash,
@@ -37,8 +42,16 @@ pub enum Fault {
     Status,
     /// A head of a response that cannot be read or does not say how long the body is.
     Head,
-    /// A second answer to one request.
+    /// A second answer to one request, or to one offer.
     Duplicate,
+    /// A reply that nothing was asked for.
+    Unasked,
+    /// Bytes against the rules of WebSocket (RFC 6455).
+    Frame,
+    /// An offer or an answer that none of our peers made, or not to this one, or not so.
+    Relay,
+    /// A peer was given its own offer.
+    OwnOffer,
     /// An answer to a request that had been given up: slow, not wrong.
     Late,
     /// A connection that failed or was closed before its answer, or a refused datagram; the cause
@@ -48,7 +61,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every variant, in declaration order.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 19] = [
         Self::Refused,
         Self::Malformed,
         Self::TransactionId,
@@ -62,6 +75,10 @@ impl Fault {
         Self::Status,
         Self::Head,
         Self::Duplicate,
+        Self::Unasked,
+        Self::Frame,
+        Self::Relay,
+        Self::OwnOffer,
         Self::Late,
         Self::Connection,
     ];
@@ -83,6 +100,10 @@ impl Fault {
             Self::Status => "http_status",
             Self::Head => "http_head",
             Self::Duplicate => "duplicate",
+            Self::Unasked => "unasked",
+            Self::Frame => "websocket_frame",
+            Self::Relay => "wrong_relay",
+            Self::OwnOffer => "own_offer",
             Self::Late => "late",
             Self::Connection => "connection_error",
         }
@@ -146,6 +167,8 @@ pub enum Answer {
     Connected(ConnectionId),
     /// So many peers.
     Peers(u32),
+    /// No peers: they come as offers.
+    Joined,
     /// The counts of so many swarms.
     Entries(u32),
 }
@@ -232,6 +255,38 @@ pub fn http_scrape<'a>(body: &'a [u8], hashes: &[InfoHash]) -> Result<Answer, Wr
                 return Err(Fault::Counts.into());
             }
         }
+    }
+    Ok(Answer::Entries(u32::try_from(files.len()).map_err(|_| Fault::Hash)?))
+}
+
+/// Reads the reply to an announce over a WebSocket: the counts of the swarm, with the asker, and an
+/// interval.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn web_announce(
+    (seeders, leechers): (u64, u64),
+    interval_secs: u64,
+    seeder: bool,
+    rigour: Rigour,
+) -> Result<Answer, Fault> {
+    let own_kind = if seeder { seeders } else { leechers };
+    if own_kind == 0 && rigour == Rigour::Strict {
+        return Err(Fault::Counts);
+    }
+    if !(1..=INTERVAL_SECONDS_MAX).contains(&interval_secs) {
+        return Err(Fault::Interval);
+    }
+    Ok(Answer::Joined)
+}
+
+/// Reads the reply to a scrape over a WebSocket. As over HTTP a tracker may leave swarms out.
+///
+/// # Errors
+/// [`Fault::Hash`].
+pub fn web_scrape(files: &[(InfoHash, Row)], hashes: &[InfoHash]) -> Result<Answer, Fault> {
+    if !files.iter().all(|(hash, _)| hashes.contains(hash)) {
+        return Err(Fault::Hash);
     }
     Ok(Answer::Entries(u32::try_from(files.len()).map_err(|_| Fault::Hash)?))
 }

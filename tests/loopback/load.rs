@@ -1,6 +1,6 @@
 //! `throng load` against the tracker itself, as an operator runs it.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -11,7 +11,11 @@ use serde_json::Value;
 use super::process::{PATIENCE, eventually, start};
 
 /// Small enough for a slow machine, and no answer is given up there.
-const SMALL: &str = "--swarms 50 --peers 500 --timeout 20s --duration 1s --quiet";
+const SMALL: &str = "--timeout 20s --duration 1s --quiet";
+/// So is this crowd.
+const CROWD: &str = "--swarms 50 --peers 500";
+/// And this one, of browsers.
+const PAGES: &str = "--swarms 5 --connections 40";
 /// Requests a second of the open loops.
 const RATE: u64 = 300;
 
@@ -29,7 +33,9 @@ fn load(transport: &str, target: &str, options: &str) -> Output {
 /// The report of a load that must succeed, with not a single fault.
 fn flawless(transport: &str, target: SocketAddr, options: &str) -> Value {
     let what = format!("{transport} {target} {options}");
-    let output = load(transport, &target.to_string(), &format!("{SMALL} --json {options}"));
+    let crowd = if transport == "ws" { PAGES } else { CROWD };
+    let options = format!("{SMALL} {crowd} --json {options}");
+    let output = load(transport, &target.to_string(), &options);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(0), "{what}: {text} {said}");
@@ -100,8 +106,67 @@ fn loads_over_http_find_no_fault() {
 }
 
 #[test]
+fn loads_over_websocket_find_no_fault() {
+    let Some(throng) = start(&[]) else { return };
+    let both = |target: SocketAddr| {
+        let pid = throng.pid();
+        let mix = "--mix announce=9,scrape=1";
+        let closed = flawless("ws", target, &format!("--threads 2 --pid {pid} {mix}"));
+        assert_eq!(closed["fill"]["complete"], true, "{closed}");
+        for way in ["offers", "answers"] {
+            assert!(number(&closed, &format!("/relay/{way}/replies")) > 50.0, "{closed}");
+            assert!(number(&closed, &format!("/relay/{way}/latency/p50_us")) > 0.0, "{closed}");
+        }
+        assert_eq!(closed["relay"]["answers"]["sent"], closed["relay"]["offers"]["replies"]);
+        assert!(number(&closed, "/actions/scrape/replies") > 0.0, "{closed}");
+        assert_eq!(closed["relay"]["open"], 80, "{closed}");
+        let open = flawless("ws", target, &format!("--rate {RATE} --torrents 2 --skew 0"));
+        open_loop(&open);
+        assert!(number(&open, "/relay/offers/replies") > 0.0, "{open}");
+    };
+    // One after the other: the peers of both families are in the same swarms.
+    throng.http.iter().for_each(|at| both(*at));
+}
+
+#[test]
+fn idle_connections_cost_what_is_reported() {
+    let Some(throng) = start(&[]) else { return };
+    let target = format!("ws://{}", throng.http[0]);
+    let options = format!("{SMALL} {PAGES} --json --idle --duration 200ms --pid {}", throng.pid());
+    let output = load("ws", &target, &options);
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(output.status.code(), Some(0), "{report}");
+    assert_eq!(report["relay"]["open"], 40, "{report}");
+    assert_eq!(report["total"]["sent"], 0, "{report}");
+    assert!(report["relay"]["bytes_per_connection"].is_number(), "{report}");
+    assert!(number(&report, "/relay/resident_bytes") > 1e6, "{report}");
+}
+
+#[test]
+fn whoever_serves_no_websocket_is_told_from_whoever_says_nothing() {
+    let mute = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let target = mute.local_addr().expect("it is bound").to_string();
+    let options = format!("{SMALL} {PAGES} --json --timeout 50ms");
+    let output = load("ws", &target, &options);
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(output.status.code(), Some(69), "{report}");
+    assert!(number(&report, "/lost") > 0.0, "{report}");
+    assert_eq!(report["wrong"], 0, "{report}");
+    let Some(throng) = start(&["http.websocket=false"]) else { return };
+    let output = load("ws", &throng.http[0].to_string(), &options);
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(output.status.code(), Some(76), "{report}");
+    assert_eq!(report["faults"]["http_status"], report["wrong"], "{report}");
+    assert_eq!(report["total"]["replies"], 0, "{report}");
+}
+
+#[test]
 fn other_machines_are_refused_without_their_owner() {
-    for (transport, target) in [("udp", "192.0.2.1:6969"), ("http", "http://192.0.2.1/announce")] {
+    for (transport, target) in [
+        ("udp", "192.0.2.1:6969"),
+        ("http", "http://192.0.2.1/announce"),
+        ("ws", "ws://192.0.2.1/"),
+    ] {
         let output = load(transport, target, "");
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{said}");
@@ -126,8 +191,14 @@ fn refusals_are_counted_with_their_text() {
     let list = tempfile::NamedTempFile::new().expect("a file");
     let setting = format!("access.list={}", list.path().display());
     let Some(throng) = start(&["access.mode=allow", &setting]) else { return };
-    for (transport, target) in [("udp", throng.udp[0]), ("http", throng.http[0])] {
-        let options = format!("{SMALL} --duration 200ms --json");
+    // Nobody can join over a WebSocket: after five times the timeout that is given up.
+    let pages = format!("{PAGES} --timeout 300ms");
+    for (transport, target, crowd) in [
+        ("udp", throng.udp[0], CROWD),
+        ("http", throng.http[0], CROWD),
+        ("ws", throng.http[0], &pages),
+    ] {
+        let options = format!("{SMALL} --duration 200ms --json {crowd}");
         let output = load(transport, &target.to_string(), &options);
         assert_eq!(output.status.code(), Some(76), "{transport}");
         let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");

@@ -2,8 +2,9 @@
 //!
 //! The shapes are those of webtorrent/bittorrent-tracker, which browsers expect to the letter.
 //! [`Request::parse`] reads what a client sends and borrows from it; the `write_*` functions append
-//! what a tracker sends. An offer, an answer and an `offer_id` pass through as the very text that
-//! came: nothing inside them is decoded and encoded again.
+//! what a tracker sends, or a client where they end in `_request`; [`TrackerMessage`] is for
+//! clients. An offer, an answer and an `offer_id` pass through as the very text that came: nothing inside
+//! them is decoded and encoded again.
 //!
 //! The 20 bytes of an `info_hash` or a `peer_id` travel as 20 characters from U+0000 to U+00FF.
 //!
@@ -24,11 +25,16 @@
 //! tracker  {"failure reason":"..."}
 //! ```
 
+mod client;
 mod request;
 #[cfg(test)]
 mod tests;
 mod write;
 
+pub use client::{
+    Relayed, TrackerMessage, write_announce_request, write_answer_request, write_offer_id,
+    write_scrape_request,
+};
 pub use request::{Answer, Offer, OfferId, Request, WebAnnounce, nesting};
 pub use write::{
     Row, write_announce_reply, write_answer, write_failure, write_offer, write_scrape_reply,

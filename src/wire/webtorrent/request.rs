@@ -179,7 +179,7 @@ impl<'a> Object<'a> {
 }
 
 /// The text that a JSON string stands for.
-fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
+pub(super) fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
     struct Text;
     impl<'de> Visitor<'de> for Text {
         type Value = Cow<'de, str>;
@@ -200,7 +200,7 @@ fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
 }
 
 /// The 20 bytes that a string of 20 characters up to U+00FF stands for.
-fn binary(raw: Option<&RawValue>) -> Option<[u8; 20]> {
+pub(super) fn binary(raw: Option<&RawValue>) -> Option<[u8; 20]> {
     struct Binary;
     impl Visitor<'_> for Binary {
         type Value = [u8; 20];
@@ -250,7 +250,7 @@ fn offers(raw: Option<&RawValue>) -> Result<Vec<Offer<'_>>, ParseError> {
     Ok(offers)
 }
 
-fn offer_id(raw: Option<&RawValue>) -> Result<OfferId<'_>, ParseError> {
+pub(super) fn offer_id(raw: Option<&RawValue>) -> Result<OfferId<'_>, ParseError> {
     let raw = raw.ok_or(ParseError::BadOffer)?;
     let text = string(raw).ok_or(ParseError::BadOffer)?;
     if !(1..=WEB_OFFER_ID_CHARS_MAX).contains(&text.chars().count()) {
@@ -260,7 +260,7 @@ fn offer_id(raw: Option<&RawValue>) -> Result<OfferId<'_>, ParseError> {
 }
 
 /// The text of a value that must be an object.
-fn object_text(raw: Option<&RawValue>) -> Result<&str, ParseError> {
+pub(super) fn object_text(raw: Option<&RawValue>) -> Result<&str, ParseError> {
     raw.map(RawValue::get).filter(|text| text.starts_with('{')).ok_or(ParseError::BadOffer)
 }
 

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::*;
 use crate::limits::{WEB_DEPTH_MAX, WEB_OFFERS_MAX};
-use crate::wire::announce::{Event, Left};
+use crate::wire::announce::{Announce, Event, Left, NumWant};
 use crate::wire::error::ParseError;
 use crate::wire::id::{InfoHash, PeerId};
 
@@ -403,5 +403,127 @@ proptest! {
         pieces in prop::collection::vec(piece(), 0..7),
     ) {
         check(&format!("{{{}}}", pieces.join(",")));
+    }
+}
+
+#[test]
+fn what_a_client_writes_is_what_a_tracker_reads() {
+    let every: Vec<u8> = (0..=255).collect();
+    let (binary, _) = every.as_chunks::<20>();
+    for (index, &bytes) in binary.iter().enumerate() {
+        let mut literal = Vec::new();
+        write_offer_id(&mut literal, &bytes);
+        let literal = std::str::from_utf8(&literal).expect("UTF-8");
+        let offer_id: String = bytes.iter().map(|&byte| char::from(byte)).collect();
+        // As a browser writes it.
+        assert_eq!(literal, serde_json::to_string(&offer_id).expect("a string"));
+        let offer_id = OfferId { literal, text: offer_id.into() };
+        let offer = r#"{"type":"offer","sdp":"v=0\r\n"}"#;
+        let announce = Announce {
+            info_hash: InfoHash(bytes),
+            peer_id: PeerId(binary[(index + 1) % binary.len()]),
+            port: 1,
+            uploaded: 2,
+            downloaded: 3,
+            left: [Left::Bytes(4), Left::Unknown][index % 2],
+            event: [Event::None, Event::Started, Event::Completed, Event::Stopped, Event::Paused]
+                [index % 5],
+            num_want: NumWant::Default,
+            key: None,
+        };
+        for count in [0, 1, WEB_OFFERS_MAX] {
+            let mut text = Vec::new();
+            let offers = vec![(offer.as_bytes(), literal.as_bytes()); count];
+            write_announce_request(&mut text, &announce, &offers);
+            let text = String::from_utf8(text).expect("UTF-8");
+            let read = parsed(&text);
+            assert_eq!(read.offers, vec![Offer { offer, offer_id: offer_id.clone() }; count]);
+            let Announce { info_hash, peer_id, left, event, .. } = announce;
+            let expected =
+                WebAnnounce { info_hash, peer_id, left, event, offers: read.offers.clone() };
+            assert_eq!(read, expected);
+        }
+        let answer = Answer {
+            info_hash: announce.info_hash,
+            peer_id: announce.peer_id,
+            to_peer_id: PeerId(bytes),
+            offer_id: offer_id.clone(),
+            answer: r#"{"type":"answer"}"#,
+        };
+        let mut text = Vec::new();
+        write_answer_request(&mut text, &answer);
+        let text = String::from_utf8(text).expect("UTF-8");
+        assert_eq!(Request::parse(&text), Ok(Request::Answer(answer)));
+        for hashes in [vec![InfoHash(bytes)], vec![InfoHash(bytes), InfoHash([b'a'; 20])], vec![]] {
+            let mut text = Vec::new();
+            write_scrape_request(&mut text, &hashes);
+            let text = String::from_utf8(text).expect("UTF-8");
+            assert_eq!(Request::parse(&text), Ok(Request::Scrape(hashes)));
+        }
+    }
+}
+
+#[test]
+fn what_a_tracker_writes_is_what_a_client_reads() {
+    let every: Vec<u8> = (0..=255).collect();
+    let (binary, _) = every.as_chunks::<20>();
+    let written = |write: &dyn Fn(&mut Vec<u8>)| {
+        let mut out = Vec::new();
+        write(&mut out);
+        String::from_utf8(out).expect("UTF-8")
+    };
+    for &bytes in binary {
+        let (info_hash, peer_id) = (InfoHash(bytes), PeerId(bytes));
+        let text = written(&|out| write_announce_reply(out, &info_hash, (1, 2), 120));
+        let (seeders, leechers, interval_secs) = (1, 2, 120);
+        let expected = TrackerMessage::Announced { info_hash, seeders, leechers, interval_secs };
+        assert_eq!(TrackerMessage::parse(&text), Ok(expected));
+        let (body, literal) = (r#"{"type":"x","sdp":"\r\n"}"#, r#""\u0041\u00ff""#);
+        let offer_id = OfferId { literal, text: "A\u{ff}".into() };
+        let relayed = Relayed { info_hash, peer_id, offer_id, body };
+        let parts = (body.as_bytes(), literal.as_bytes());
+        let text = written(&|out| write_offer(out, &info_hash, &peer_id, parts));
+        assert_eq!(TrackerMessage::parse(&text), Ok(TrackerMessage::Offer(relayed.clone())));
+        let text = written(&|out| write_answer(out, &info_hash, &peer_id, parts));
+        assert_eq!(TrackerMessage::parse(&text), Ok(TrackerMessage::Answer(relayed)));
+        let row = Row { seeders: 1, leechers: 2, completed: 3 };
+        let rows = [(info_hash, row), (InfoHash([b'a'; 20]), row)];
+        for rows in [&rows[..], &rows[..1], &[]] {
+            let text = written(&|out| {
+                write_scrape_reply(out, rows.iter().map(|(hash, row)| (hash, *row)), 60);
+            });
+            assert_eq!(TrackerMessage::parse(&text), Ok(TrackerMessage::Scraped(rows.to_vec())));
+        }
+        for (action, hash) in [(None, None), (Some("announce"), Some(&info_hash))] {
+            let text = written(&|out| write_failure(out, action, "no", hash));
+            assert_eq!(TrackerMessage::parse(&text), Ok(TrackerMessage::Failure("no".into())));
+        }
+    }
+}
+
+#[test]
+fn what_no_tracker_says_is_told_apart() {
+    let said = |more: &str| format!(r#"{{"action":"announce","info_hash":"{HASH}"{more}}}"#);
+    let cases = [
+        (String::new(), ParseError::BadJson),
+        ("[]".into(), ParseError::BadJson),
+        ("{}".into(), ParseError::BadAction),
+        (r#"{"action":"x"}"#.into(), ParseError::BadAction),
+        (r#"{"failure reason":7}"#.into(), ParseError::BadJson),
+        (said(""), ParseError::BadJson),
+        (said(r#","complete":1"#), ParseError::BadJson),
+        (said(r#","complete":-1,"incomplete":1"#), ParseError::BadJson),
+        (said(r#","offer":{}"#), ParseError::BadPeerId),
+        (said(&format!(r#","offer":{{}},"peer_id":"{PEER}""#)), ParseError::BadOffer),
+        (said(&format!(r#","answer":"","peer_id":"{PEER}","offer_id":"x""#)), ParseError::BadOffer),
+        (
+            r#"{"action":"announce","complete":1,"incomplete":1}"#.into(),
+            ParseError::MissingInfoHash,
+        ),
+        (r#"{"action":"scrape"}"#.into(), ParseError::BadInfoHash),
+        (r#"{"action":"scrape","files":{"x":{}}}"#.into(), ParseError::BadInfoHash),
+    ];
+    for (text, error) in cases {
+        assert_eq!(TrackerMessage::parse(&text), Err(error), "{text}");
     }
 }

@@ -125,13 +125,19 @@ fn write_info_hash(out: &mut Vec<u8>, info_hash: &InfoHash) {
     write_binary(out, &info_hash.0);
 }
 
-/// Appends bytes as a JSON string of as many characters (RFC 8259 section 7), in UTF-8.
-fn write_binary(out: &mut Vec<u8>, bytes: &[u8; 20]) {
+/// Appends bytes as a JSON string of as many characters (RFC 8259 section 7), in UTF-8 and with the
+/// escapes of `JSON.stringify`, as browsers and the reference send it.
+pub(super) fn write_binary(out: &mut Vec<u8>, bytes: &[u8; 20]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     out.push(b'"');
     for &byte in bytes {
         match byte {
             b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+            8 => out.extend_from_slice(br"\b"),
+            b'\t' => out.extend_from_slice(br"\t"),
+            b'\n' => out.extend_from_slice(br"\n"),
+            12 => out.extend_from_slice(br"\f"),
+            b'\r' => out.extend_from_slice(br"\r"),
             0..0x20 => {
                 let (high, low) = (usize::from(byte >> 4), usize::from(byte & 15));
                 out.extend_from_slice(&[b'\\', b'u', b'0', b'0', DIGITS[high], DIGITS[low]]);

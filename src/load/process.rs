@@ -1,18 +1,18 @@
-//! The CPU time of another process: what the work of its answers costs it.
+//! What another process uses: CPU time and memory.
 
 use std::fs;
 use std::io;
 
 use super::plan::LoadError;
 
-/// Reads the CPU time of one process.
+/// Reads what one process uses.
 #[derive(Clone, Copy, Debug)]
-pub struct CpuClock {
+pub struct Process {
     pid: u32,
     ticks_per_second: f64,
 }
 
-impl CpuClock {
+impl Process {
     /// For a process that runs.
     ///
     /// # Errors
@@ -25,9 +25,15 @@ impl CpuClock {
 
     /// Seconds of CPU time of all its threads, in user space and in the kernel; `None` once it has
     /// ended.
-    pub fn seconds(&self) -> Option<f64> {
+    pub fn cpu_seconds(&self) -> Option<f64> {
         let ticks = read_ticks(self.pid).ok()?;
         Some(f64::from(u32::try_from(ticks).unwrap_or(u32::MAX)) / self.ticks_per_second)
+    }
+
+    /// Bytes of its memory that are resident; `None` once it has ended.
+    pub fn resident_bytes(&self) -> Option<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/statm", self.pid)).ok()?;
+        parse_pages(&text)?.checked_mul(rustix::param::page_size() as u64)
     }
 }
 
@@ -44,6 +50,11 @@ fn parse_ticks(stat: &str) -> Option<u64> {
     Some(time()? + time()?)
 }
 
+/// The second number of proc(5)'s statm: resident pages.
+fn parse_pages(statm: &str) -> Option<u64> {
+    statm.split_whitespace().nth(1)?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,15 +69,23 @@ mod tests {
 
     #[test]
     fn our_own_time_only_grows() {
-        let clock = CpuClock::new(std::process::id()).expect("we run");
-        let before = clock.seconds().expect("we run");
+        let process = Process::new(std::process::id()).expect("we run");
+        let before = process.cpu_seconds().expect("we run");
         assert!(before >= 0.0);
-        assert!(clock.seconds().expect("we run") >= before);
+        assert!(process.cpu_seconds().expect("we run") >= before);
+    }
+
+    #[test]
+    fn our_own_memory_is_some_megabytes() {
+        assert_eq!(parse_pages("900 30 20 1 0 5 0"), Some(30));
+        assert_eq!(parse_pages("900"), None);
+        let process = Process::new(std::process::id()).expect("we run");
+        assert!(process.resident_bytes().expect("we run") > 1 << 20);
     }
 
     #[test]
     fn a_process_that_is_not_there_is_an_error() {
         // Above the largest pid that Linux gives out.
-        assert!(CpuClock::new(1 << 23).is_err());
+        assert!(Process::new(1 << 23).is_err());
     }
 }
