@@ -3,8 +3,8 @@
 //! The shapes are those of webtorrent/bittorrent-tracker, which browsers expect to the letter.
 //! [`Request::parse`] reads what a client sends and borrows from it; the `write_*` functions append
 //! what a tracker sends, or a client where they end in `_request`; [`TrackerMessage`] is for
-//! clients. An offer, an answer and an `offer_id` pass through as the very text that came: nothing inside
-//! them is decoded and encoded again.
+//! clients. An offer, an answer and an `offer_id` pass through as the very text that came: nothing
+//! inside them is decoded and encoded again.
 //!
 //! The 20 bytes of an `info_hash` or a `peer_id` travel as 20 characters from U+0000 to U+00FF.
 //!
