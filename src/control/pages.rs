@@ -54,13 +54,14 @@ impl Totals {
                 + total.web_seeders[family]
                 + total.web_leechers[family]
         };
-        let torrents = total.swarms[0] + total.web_only_swarms[0];
+        let [torrents, active_torrents] =
+            total.web_only_swarms.map(|web_only| total.swarms[0] + web_only);
         let mut clients = Clients::new();
         share_out(seeders + leechers, &seen[0], &mut clients);
         share_out(web_seeders + web_leechers, &seen[1], &mut clients);
         Self {
             torrents,
-            active_torrents: torrents,
+            active_torrents,
             peers_all: seeders + leechers + web_seeders + web_leechers,
             peers_seeder_only: seeders + web_seeders,
             peers_leecher_only: leechers + web_leechers,
@@ -121,7 +122,7 @@ mod tests {
     fn pages() -> Pages {
         let total = Counters {
             swarms: [7],
-            web_only_swarms: [2],
+            web_only_swarms: [2, 1],
             seeders: [10, 5],
             leechers: [3, 2],
             web_seeders: [1, 0],
@@ -137,7 +138,7 @@ mod tests {
     fn the_fields_are_those_that_monitors_read() {
         let value: serde_json::Value = serde_json::from_slice(&pages().json).expect("JSON");
         let expected = serde_json::json!({
-            "torrents": 9, "activeTorrents": 9, "peersAll": 24, "peersSeederOnly": 16,
+            "torrents": 9, "activeTorrents": 8, "peersAll": 24, "peersSeederOnly": 16,
             "peersLeecherOnly": 8, "peersSeederAndLeecher": 0, "peersIPv4": 16, "peersIPv6": 8,
             "clients": {
                 "Transmission": {"4.0.6": 15}, "WebTorrent": {"2.3": 4},
@@ -151,7 +152,7 @@ mod tests {
     fn the_page_has_the_lines_that_monitors_read() {
         let page = String::from_utf8(pages().html).expect("text");
         for line in [
-            "<h1>9 torrents (9 active)</h1>",
+            "<h1>9 torrents (8 active)</h1>",
             "<h2>Connected Peers: 24</h2>",
             "<h3>Peers Seeding &amp; Leeching: 0</h3>",
             "<h3>IPv6 Peers: 8</h3>",

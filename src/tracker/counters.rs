@@ -60,6 +60,8 @@ pub enum Labels {
     Request,
     /// `family`, in the order of [`Family::ALL`].
     Family,
+    /// `peers`: of all, and of those that have peers now.
+    Active,
     /// `reason`, in the order of [`DropReason::index`].
     Drop,
     /// `reason`, in the order of [`Refusal::index`].
@@ -73,7 +75,7 @@ impl Labels {
         match self {
             Self::None => 1,
             Self::Request => REQUEST_KINDS,
-            Self::Family => 2,
+            Self::Family | Self::Active => 2,
             Self::Drop => DropReason::COUNT,
             Self::Refusal => Refusal::COUNT,
         }
@@ -91,6 +93,7 @@ impl Labels {
                 ("action", ["connect", "announce", "scrape", "answer"][index % 4]),
             ],
             Self::Family => vec![("family", FAMILIES[index])],
+            Self::Active => vec![("peers", ["any", "present"][index])],
             Self::Drop => vec![("reason", DropReason::label(index))],
             Self::Refusal => vec![("reason", Refusal::label(index))],
         }
@@ -205,7 +208,7 @@ counters! {
     Gauge Family seeders: "UDP and HTTP peers held that need nothing more.";
     Gauge Family leechers: "UDP and HTTP peers held that still need something.";
     Gauge None web_swarms: "Swarms held that have WebSocket peers.";
-    Gauge None web_only_swarms:
+    Gauge Active web_only_swarms:
         "Swarms held that had no UDP or HTTP peers when a WebSocket peer last announced itself.";
     Gauge Family web_seeders: "WebSocket peers held that need nothing more.";
     Gauge Family web_leechers: "WebSocket peers held that still need something.";

@@ -266,7 +266,8 @@ impl Tracker {
         counters.pending_scrapes = [self.scrapes.len() as u64];
         let web = self.web.totals();
         counters.web_swarms = [web.swarms];
-        counters.web_only_swarms = [web.swarms - web.shared_swarms];
+        counters.web_only_swarms =
+            [web.swarms - web.shared_swarms, web.active_swarms - web.shared_swarms];
         counters.web_seeders = web.seeders;
         counters.web_leechers = web.leechers;
         counters.expired_peers[0] += web.expired_peers;

@@ -105,7 +105,9 @@ pub struct WebBounds {
 pub struct WebTotals {
     /// Swarms, those among them that had peers lately.
     pub swarms: u64,
-    /// Swarms that have peers elsewhere, as far as was said.
+    /// Swarms that have peers here now.
+    pub active_swarms: u64,
+    /// Those among them that have peers elsewhere too, as far as was said.
     pub shared_swarms: u64,
     /// Seeders by [`Family`].
     pub seeders: [u64; 2],
@@ -265,6 +267,7 @@ impl WebStore {
             partial: arrival.report.partial && !arrival.report.seeder,
             completed: false,
         });
+        self.totals.active_swarms += u64::from(position == 0);
         let swarm_now = self.swarms.get_mut(swarm);
         swarm_now.members.push(member);
         swarm_now.touched = now;
@@ -454,6 +457,10 @@ impl WebStore {
         let removed = self.members.remove(member);
         let swarm = self.swarms.get_mut(swarm);
         swarm.members.pop();
+        if swarm.members.is_empty() {
+            self.totals.active_swarms -= 1;
+            self.totals.shared_swarms -= u64::from(std::mem::take(&mut swarm.is_shared));
+        }
         swarm.partial -= u32::from(removed.partial);
         if swarm.members.len() * 4 <= swarm.members.capacity() {
             swarm.members.shrink_to(swarm.members.len() * 2);
@@ -497,8 +504,7 @@ impl WebStore {
         if let Ok(entry) = self.by_hash.find_entry(hash, |&index| index == swarm) {
             entry.remove();
         }
-        let removed = self.swarms.remove(swarm);
-        self.totals.shared_swarms -= u64::from(removed.is_shared);
+        self.swarms.remove(swarm);
         if self.swarms.len() == 0 {
             (self.by_hash, self.by_key) = (HashTable::new(), HashTable::new());
         }
@@ -533,6 +539,7 @@ impl WebStore {
     pub fn check_invariants(&self) {
         let mut members = 0;
         let mut totals = ([0_u64; 2], [0_u64; 2]);
+        let (mut active, mut shared) = (0, 0);
         for (index, swarm) in self.swarms.slots.iter().enumerate() {
             let Some(swarm) = swarm else { continue };
             let index = u32::try_from(index).expect("an index");
@@ -550,12 +557,16 @@ impl WebStore {
                 sum[entry.family as usize] += 1;
             }
             assert_eq!(swarm.partial, partial);
+            assert!(!swarm.is_shared || !swarm.members.is_empty());
+            active += u64::from(!swarm.members.is_empty());
+            shared += u64::from(swarm.is_shared);
             members += swarm.members.len();
         }
         assert_eq!(members, self.members.len());
         assert_eq!(self.by_key.len(), members);
         assert_eq!(self.by_hash.len(), self.swarms.len());
         assert_eq!(totals, (self.totals.seeders, self.totals.leechers));
+        assert_eq!((active, shared), (self.totals.active_swarms, self.totals.shared_swarms));
     }
 }
 
