@@ -79,6 +79,36 @@ fn an_unknown_key_is_refused_and_the_nearest_named() {
 }
 
 #[test]
+fn public_statistics_are_in_the_shape_that_monitors_read() {
+    let Some(throng) = start(&["workers=2"]) else { return };
+    let hash = random_hash(&mut Rng::new(42));
+    Udp::connect(throng.udp[0]).announce(&leecher(hash, 27_600));
+    let mut connection = Http::connect(throng.http[0]);
+    connection.announce(&seeder(hash, 27_601));
+    let mut read = || {
+        let response = connection.get("/stats.json");
+        assert_eq!(response.field("content-type"), Some("application/json"), "{}", response.head);
+        serde_json::from_slice::<serde_json::Value>(&response.body).expect("JSON")
+    };
+    eventually("both are counted", PATIENCE, || read()["peersAll"] == 2);
+    let expected = serde_json::json!({
+        "torrents": 1, "activeTorrents": 1, "peersAll": 2, "peersSeederOnly": 1,
+        "peersLeecherOnly": 1, "peersSeederAndLeecher": 0, "peersIPv4": 2, "peersIPv6": 0,
+        "clients": {"unknown": {"-XX0001-": 2}},
+    });
+    eventually("their clients are known", PATIENCE, || read() == expected);
+    let page = connection.get("/stats");
+    assert_eq!((page.status, page.field("connection")), (200, Some("keep-alive")));
+    assert!(
+        page.body.starts_with(b"<h1>1 torrents (1 active)</h1>"),
+        "{}",
+        page.body.escape_ascii()
+    );
+    let Some(silent) = start(&["http.stats=false"]) else { return };
+    assert_eq!(Http::connect(silent.http[0]).get("/stats").status, 404);
+}
+
+#[test]
 fn pages_agree_with_what_was_announced() {
     let Some(throng) = start(&["workers=3"]) else { return };
     let mut rng = Rng::new(41);
