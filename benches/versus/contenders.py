@@ -297,17 +297,13 @@ class Reference(Contender):
     setup = f"{REFERENCE} {REFERENCE_VERSION} of npm, in node; one thread serves"
 
     @classmethod
-    def program(cls):
-        return NPM / "node_modules" / REFERENCE / "bin" / "cmd.js"
-
-    @classmethod
     def install(cls, jobs):
         if not shutil.which("node") or not shutil.which("npm"):
             raise Unavailable("no node or no npm")
-        if cls.program().exists():
+        if (NPM / "node_modules" / REFERENCE).exists():
             return
         NPM.mkdir(parents=True, exist_ok=True)
-        # Scripts of packages are not run: its optional native parts come compiled.
+        # Scripts of packages are not run. The native part that `ws` profits from comes compiled.
         command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund"]
         command += ["--prefix", NPM, f"{REFERENCE}@{REFERENCE_VERSION}"]
         try:
@@ -316,8 +312,7 @@ class Reference(Contender):
             raise Unavailable(f"{REFERENCE} cannot be fetched with npm") from error
 
     def command(self):
-        options = ["--ws", "--silent", "--port", self.port, "--http-hostname", "127.0.0.1"]
-        return ["node", self.program(), *options]
+        return ["node", HERE / "reference.mjs", NPM / "node_modules", self.port]
 
 
 class Opentracker(Contender):

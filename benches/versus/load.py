@@ -81,7 +81,8 @@ def read(text):
     counted = relay["offers"] if relay else announces
     errors = {"interrupted": report["interrupted"], **report["faults"]}
     # A reply that came twice because its request was repeated, or late, was paid for and is right.
-    tolerated = {"late"}
+    # An answer that a server had no room to wait for is among the lost ones.
+    tolerated = {"late", "answer_refused"}
     return Measured(
         replies=round(counted["per_second"] * report["seconds"]),
         seconds=report["seconds"],

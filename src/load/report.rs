@@ -38,7 +38,7 @@ pub struct Report {
     pub lost: u64,
     /// Requests that were due and never sent, because too many were under way (open loop).
     pub unsent: u64,
-    /// Wrong answers: all faults but `late` and `connection_error`.
+    /// Wrong answers: all faults but `answer_refused`, `late` and `connection_error`.
     pub wrong: u64,
     /// By kind: those that occurred.
     pub faults: BTreeMap<&'static str, u64>,

@@ -52,6 +52,10 @@ pub enum Fault {
     Relay,
     /// A peer was given its own offer.
     OwnOffer,
+    /// A refusal on a connection that has sent answers to offers: most likely that of an answer,
+    /// whose offer had waited for too long or was one of too many. Its text is counted too. Not
+    /// wrong: the answer counts as lost, and so does a request if it was that.
+    AnswerRefused,
     /// An answer to a request that had been given up: slow, not wrong.
     Late,
     /// A connection that failed or was closed before its answer, or a refused datagram; the cause
@@ -61,7 +65,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every variant, in declaration order.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Refused,
         Self::Malformed,
         Self::TransactionId,
@@ -79,6 +83,7 @@ impl Fault {
         Self::Frame,
         Self::Relay,
         Self::OwnOffer,
+        Self::AnswerRefused,
         Self::Late,
         Self::Connection,
     ];
@@ -104,6 +109,7 @@ impl Fault {
             Self::Frame => "websocket_frame",
             Self::Relay => "wrong_relay",
             Self::OwnOffer => "own_offer",
+            Self::AnswerRefused => "answer_refused",
             Self::Late => "late",
             Self::Connection => "connection_error",
         }
@@ -112,7 +118,7 @@ impl Fault {
     /// Whether the tracker said something wrong.
     #[must_use]
     pub const fn is_wrong(self) -> bool {
-        !matches!(self, Self::Late | Self::Connection)
+        !matches!(self, Self::AnswerRefused | Self::Late | Self::Connection)
     }
 }
 

@@ -111,18 +111,21 @@ fn loads_over_websocket_find_no_fault() {
     let both = |target: SocketAddr| {
         let pid = throng.pid();
         let mix = "--mix announce=9,scrape=1";
-        let closed = flawless("ws", target, &format!("--threads 2 --pid {pid} {mix}"));
+        // As fast as it goes, more offers come to some than the tracker remembers for them.
+        let options = format!("--threads 2 --answers 0 --pid {pid} {mix}");
+        let closed = flawless("ws", target, &options);
         assert_eq!(closed["fill"]["complete"], true, "{closed}");
-        for way in ["offers", "answers"] {
-            assert!(number(&closed, &format!("/relay/{way}/replies")) > 50.0, "{closed}");
-            assert!(number(&closed, &format!("/relay/{way}/latency/p50_us")) > 0.0, "{closed}");
-        }
-        assert_eq!(closed["relay"]["answers"]["sent"], closed["relay"]["offers"]["replies"]);
+        assert!(number(&closed, "/relay/offers/replies") > 50.0, "{closed}");
+        assert_eq!(closed["relay"]["answers"]["sent"], 0, "{closed}");
         assert!(number(&closed, "/actions/scrape/replies") > 0.0, "{closed}");
         assert_eq!(closed["relay"]["open"], 80, "{closed}");
         let open = flawless("ws", target, &format!("--rate {RATE} --torrents 2 --skew 0"));
         open_loop(&open);
-        assert!(number(&open, "/relay/offers/replies") > 0.0, "{open}");
+        for way in ["offers", "answers"] {
+            assert!(number(&open, &format!("/relay/{way}/replies")) > 50.0, "{open}");
+            assert!(number(&open, &format!("/relay/{way}/latency/p50_us")) > 0.0, "{open}");
+        }
+        assert_eq!(open["relay"]["answers"]["sent"], open["relay"]["offers"]["replies"]);
     };
     // One after the other: the peers of both families are in the same swarms.
     throng.http.iter().for_each(|at| both(*at));

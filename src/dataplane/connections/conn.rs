@@ -196,6 +196,9 @@ impl Conn {
     /// It becomes a WebSocket.
     pub fn open_web(&mut self, now: Seconds) {
         self.state = State::Open;
+        // Messages come when they come: none shall wait for the acknowledgement of the last one. If
+        // it is refused they are late, no more.
+        let _ = rustix::net::sockopt::set_tcp_nodelay(&self.stream, true);
         self.web = Some(Box::new(Web {
             socket: WebSocket::default(),
             life: Life::Open,

@@ -42,6 +42,8 @@ pub struct Connection {
     pub replies_before: u32,
     /// And after it.
     pub replies_after: u32,
+    /// It has answered offers.
+    pub answered_offers: bool,
     /// Offers made so far, wrapping.
     pub offers: u32,
     /// Which of the last ones have been answered: a bit each, at their number's rest. Empty before

@@ -68,8 +68,11 @@ impl Run<'_> {
                 true
             }
             Ok(TrackerMessage::Failure(reason)) => {
-                self.tally.fault(Wrong { fault: Fault::Refused, text: reason.as_bytes() });
-                false
+                // It does not say what is refused. If it is the request after all, that is lost.
+                let answered = self.client.connections[index].answered_offers;
+                let fault = if answered { Fault::AnswerRefused } else { Fault::Refused };
+                self.tally.fault(Wrong { fault, text: reason.as_bytes() });
+                answered
             }
             Err(_) => {
                 self.tally.fault(Fault::Malformed);
@@ -147,6 +150,7 @@ impl Run<'_> {
         let connection = &mut self.client.connections[index];
         self.tally.bytes_sent += (connection.output.len() - before) as u64;
         self.tally.answers.sent += 1;
+        connection.answered_offers = true;
         if plan.web.answers_replied {
             if connection.asked.is_some() {
                 connection.replies_after += 1;

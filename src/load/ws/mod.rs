@@ -468,6 +468,8 @@ impl Client {
         let connection = &mut self.connections[index];
         let source = connection.source(&self.sources, plan.threads);
         let stream = self.sockets.connect(self.target, source, index)?;
+        // As browsers have it: an answer does not wait for the acknowledgement of the last one.
+        stream.set_nodelay(true)?;
         let key = key(&mut self.rng);
         let request = [&self.handshake, key.as_bytes(), b"\r\n\r\n"].concat();
         connection.begin(stream, key, &request);

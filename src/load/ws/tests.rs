@@ -321,6 +321,21 @@ fn answers_that_do_not_arrive_are_lost_and_not_wrong() {
 }
 
 #[test]
+fn refused_answers_are_lost_and_not_wrong() {
+    // In the place of the answer, though to its receiver, who has answered as well.
+    let twist: Twist = |kind, text| match kind {
+        Kind::Answer => vec![r#"{"failure reason":"too late"}"#.to_owned()],
+        _ => vec![text],
+    };
+    let fake = fake(twist, Habit::None);
+    // A reply may overtake the first answer of its connection: the others come after it.
+    let report = run(&Plan { num_want: 1, ..plan(&fake) });
+    let refused = report.faults[Fault::AnswerRefused.label()];
+    assert!(refused > 0 && report.wrong < refused, "{report}");
+    assert!(report.texts["too late"] >= refused && report.lost >= refused, "{report}");
+}
+
+#[test]
 fn replies_to_answers_are_wrong_unless_they_are_expected() {
     let fake = fake(right, Habit::RepliesToAnswers);
     let report = run(&plan(&fake));
