@@ -45,3 +45,6 @@ pub mod load;
 pub mod check;
 pub mod config;
 pub mod runtime;
+
+#[cfg(test)]
+mod corpus;

@@ -16,7 +16,7 @@ const RANKS: [(u8, &[&str]); 7] = [
     (3, &["tracker"]),
     (4, &["dataplane", "control", "load"]),
     (5, &["config", "check", "runtime", "logging"]),
-    (6, &["main", "cli", "lib"]),
+    (6, &["main", "cli", "lib", "corpus"]),
 ];
 /// The highest rank of the sans-IO core.
 const CORE_RANK: u8 = 3;

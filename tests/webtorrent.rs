@@ -4,15 +4,17 @@
 //! that leaves and fails if it goes to a connection that has closed. Each fact is tried with the
 //! swarm's owner and the connections on one core, on two and on three.
 
-mod support;
-
 #[path = "webtorrent/model.rs"]
 mod model;
+#[path = "webtorrent/says.rs"]
+mod says;
+mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value as Json, json};
 
+use says::*;
 use support::*;
 use throng::limits::{
     HTTP_SCRAPE_HASHES_MAX, PENDING_SCRAPE_SECONDS, WEB_MESSAGE_BYTES_MAX, WEB_OFFERS_MAX,
@@ -31,8 +33,6 @@ use throng::wire::id::{InfoHash, PeerId};
 
 /// Every kind of character that an escape could get wrong.
 const HASH: InfoHash = InfoHash(*b"\x12\"Vx\x9a\\\xbc\xde\xf1#Eg\x89\xab\xcd\xef \x7f=\x00");
-/// Seconds that a silent WebSocket peer stays: three intervals.
-const WEB_TTL: u32 = 360;
 /// Cores, the swarm's owner among them, and the cores of two connections.
 const PLACES: [(u16, u16, u16, u16); 7] = [
     (1, 0, 0, 0),
@@ -44,96 +44,8 @@ const PLACES: [(u16, u16, u16, u16); 7] = [
     (4, 3, 1, 1),
 ];
 
-fn peer(n: u8) -> PeerId {
-    let mut id = *b"-WW0200-\xff\x00\"\\abcdefgh";
-    id[19] = n;
-    PeerId(id)
-}
-
-/// What a client says about itself in a swarm.
-#[derive(Clone, Debug)]
-struct Says {
-    hash: InfoHash,
-    peer: PeerId,
-    left: u64,
-    event: &'static str,
-    offers: Vec<String>,
-}
-
-/// A leecher's regular announce without offers.
-fn says(hash: InfoHash, peer: PeerId) -> Says {
-    Says { hash, peer, left: 1_000, event: "", offers: Vec::new() }
-}
-
-impl Says {
-    fn seeder(self) -> Self {
-        self.left(0)
-    }
-
-    fn left(self, left: u64) -> Self {
-        Self { left, ..self }
-    }
-
-    fn event(self, event: &'static str) -> Self {
-        Self { event, ..self }
-    }
-
-    /// With offers of these names.
-    fn offers<S: ToString>(self, ids: impl IntoIterator<Item = S>) -> Self {
-        Self { offers: ids.into_iter().map(|id| id.to_string()).collect(), ..self }
-    }
-
-    fn text(&self) -> String {
-        let offer = |id: &String| json!({"offer": offer_of(id), "offer_id": id});
-        let mut object = json!({
-            "action": "announce",
-            "info_hash": latin1(&self.hash.0),
-            "peer_id": latin1(&self.peer.0),
-            "numwant": self.offers.len(),
-            "uploaded": 0,
-            "downloaded": 0,
-            "left": self.left,
-        });
-        if !self.event.is_empty() {
-            object["event"] = json!(self.event);
-        }
-        if !self.offers.is_empty() {
-            object["offers"] = self.offers.iter().map(offer).collect();
-        }
-        object.to_string()
-    }
-}
-
-/// The offer of that name.
-fn offer_of(id: &str) -> Json {
-    json!({"type": "offer", "sdp": format!("v=0\r\no=- {id} \u{e9}\r\n")})
-}
-
 /// An answer to an offer: (swarm, who answers, who offered, which offer).
 type Answering = (InfoHash, PeerId, PeerId, &'static str);
-
-fn answer((hash, from, to, id): (InfoHash, PeerId, PeerId, &str)) -> String {
-    let answer = json!({
-        "action": "announce",
-        "info_hash": latin1(&hash.0),
-        "peer_id": latin1(&from.0),
-        "to_peer_id": latin1(&to.0),
-        "answer": {"type": "answer", "sdp": format!("v=0\r\no=- to {id}\r\n")},
-        "offer_id": id,
-    });
-    answer.to_string()
-}
-
-fn scrape(hashes: &[InfoHash]) -> String {
-    let hashes: Vec<String> = hashes.iter().map(|hash| latin1(&hash.0)).collect();
-    json!({"action": "scrape", "info_hash": hashes}).to_string()
-}
-
-fn number(object: &serde_json::Map<String, Json>, key: &str) -> u32 {
-    let number = object.get(key).and_then(Json::as_u64);
-    let number = number.unwrap_or_else(|| panic!("{key} in {object:?}"));
-    u32::try_from(number).expect("numbers here are small")
-}
 
 /// The name of a relayed offer or answer.
 fn offer_id(sent: &WebSent) -> &str {
@@ -180,9 +92,6 @@ impl World {
         counts
     }
 }
-
-const NO_SUCH_OFFER: &str = "no such offer waits for this answer";
-const BUSY: &str = "the tracker is busy, try again later";
 
 // Announces.
 
@@ -1755,4 +1664,17 @@ fn without_websockets_a_handshake_is_an_ordinary_request() {
         assert_eq!((response.status, response.counts()), (200, (0, 1, 0)));
     }
     assert_eq!(world.counters().refusals.iter().sum::<u64>(), 0);
+}
+
+#[test]
+fn the_corpus_agrees_with_the_model() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/ws_session");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).expect("the corpus is part of the repository") {
+        let path = entry.expect("a readable folder").path();
+        println!("{}", path.display());
+        model::check(&std::fs::read(path).expect("a readable file"));
+        count += 1;
+    }
+    assert!(count > 0, "{folder} is empty");
 }

@@ -40,6 +40,7 @@ pub struct Shape {
 
 impl Shape {
     /// `peers`, rounded to what the sockets can play.
+    #[allow(dead_code, reason = "one bench has a shape of its own")]
     pub fn new(swarms: u32, peers: u32, num_want: u32) -> Self {
         let peers = peers.next_multiple_of(SOCKETS).max(2 * SOCKETS);
         Self { swarms: swarms.max(1), peers, num_want: num_want.max(1) }
@@ -127,6 +128,7 @@ enum Plan {
     /// Every peer of every swarm, once.
     Fill,
     /// Any leecher, until then.
+    #[allow(dead_code, reason = "one bench only fills")]
     Until(Instant),
 }
 
@@ -162,6 +164,7 @@ impl Load {
     }
 
     /// Announces leechers at random for that long.
+    #[allow(dead_code, reason = "one bench only fills")]
     pub fn drive(&mut self, length: Duration, server: Server) -> Totals {
         self.run(Plan::Until(Instant::now() + length), server)
     }

@@ -28,10 +28,22 @@ impl Server {
     ///
     /// # Panics
     /// If the program does not serve for any other reason.
+    #[allow(dead_code, reason = "one of the benches needs a server of its own kind")]
     pub fn start() -> Option<Self> {
+        Self::start_with(None, |_| Vec::new())
+    }
+
+    /// The same with a limit of open files, and with settings that depend on the address.
+    ///
+    /// # Panics
+    /// If the program does not serve for any other reason.
+    pub fn start_with(
+        files: Option<u32>,
+        settings: impl Fn(SocketAddr) -> Vec<String>,
+    ) -> Option<Self> {
         let mut said = String::new();
         for _ in 0..STARTS {
-            let (child, folder, address) = spawn();
+            let (child, folder, address) = spawn(files, &settings);
             let mut server = Self { child, _folder: folder, address };
             match server.wait() {
                 Ok(()) => return Some(server),
@@ -109,13 +121,18 @@ impl Drop for Server {
     }
 }
 
-fn spawn() -> (Child, TempDir, SocketAddr) {
+fn spawn(
+    files: Option<u32>,
+    settings: &impl Fn(SocketAddr) -> Vec<String>,
+) -> (Child, TempDir, SocketAddr) {
     let folder = tempfile::tempdir().expect("a folder");
     let port = free_ports();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_throng"));
-    command.arg("run");
-    for setting in [
+    let program = env!("CARGO_BIN_EXE_throng");
+    let mut command = Command::new("sh");
+    let limit = files.map_or(String::new(), |files| format!("ulimit -n {files}; "));
+    command.args(["-c", &format!("{limit}exec \"$0\" \"$@\""), program, "run"]);
+    let usual = [
         format!("udp.listen={address}"),
         format!("http.listen={address}"),
         format!("admin.listen={}:{}", address.ip(), port + 1),
@@ -124,7 +141,8 @@ fn spawn() -> (Child, TempDir, SocketAddr) {
         "announce.isolate_private_networks=false".to_owned(),
         "udp.connection_id_lifetime=2h".to_owned(),
         "log.level=warn".to_owned(),
-    ] {
+    ];
+    for setting in usual.into_iter().chain(settings(address)) {
         command.args(["--set", &setting]);
     }
     let log = File::create(folder.path().join("stderr")).expect("a file");

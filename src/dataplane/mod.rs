@@ -1,5 +1,6 @@
 //! One core's I/O. Moves bytes, decides nothing.
 
+pub mod budget;
 pub mod connections;
 mod exits;
 pub mod mailbox;

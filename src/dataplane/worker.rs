@@ -15,6 +15,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustls::ServerConfig;
 
+use super::budget::Budget;
 use super::connections::{Connections, Limits, Listening, Refused};
 use super::exits::{Answers, Exits};
 use super::mailbox::Post;
@@ -31,12 +32,12 @@ use crate::tracker::{Datagram, Setup, Tracker};
 const TIMER: Duration = Duration::from_millis(250);
 /// Turns without anything to do before a worker sleeps.
 const IDLE_TURNS: u32 = 4;
-/// Messages taken from the mailboxes in one turn; the rest waits for the next.
+/// Messages taken from the mailboxes in one turn; the rest waits for the next. The fewer if time is
+/// short: other cores hand on datagrams too.
 const MESSAGES_MAX: usize = 256;
+const MESSAGES_MIN: usize = 32;
 /// Seconds between two log lines about the same trouble.
 const LOG_SECONDS: u32 = 60;
-/// Handshakes of TLS that one turn goes on with: each may take a millisecond, and datagrams wait.
-const HANDSHAKES_MAX: usize = 2;
 /// Turns for answers to leave after the order to stop.
 const GOODBYE_TURNS: u32 = 8;
 
@@ -82,10 +83,10 @@ pub struct Worker {
     /// When the clients of peers were last published.
     surveyed: Seconds,
     completions: Vec<Completion>,
-    /// Bytes of handshakes that wait for a turn with less to do.
+    /// Completions of connections that wait for a turn with time for them, in their order.
+    waiting: VecDeque<Completion>,
+    /// Bytes of TLS handshakes, which wait until no other connection does.
     handshakes: VecDeque<(Token, Vec<u8>)>,
-    /// Handshakes that this turn may still go on with.
-    handshakes_left: usize,
     /// Completions of this turn that brought a datagram.
     received: Vec<Completion>,
     /// UDP listeners whose receive ended and must be armed again.
@@ -147,8 +148,8 @@ impl Worker {
             ticked: Seconds(0),
             surveyed: Seconds(0),
             completions: Vec::new(),
+            waiting: VecDeque::new(),
             handshakes: VecDeque::new(),
-            handshakes_left: 0,
             received: Vec::new(),
             answers: Answers::default(),
             message: Vec::new(),
@@ -207,20 +208,20 @@ impl Worker {
         counters.turns[0] += 1;
         counters.ring_overflows[0] += u64::from(overflown);
 
-        // Datagrams first: connections may take long, a handshake of TLS as long as a hundred
-        // announces.
+        // Datagrams first. Connections may take long, a handshake of TLS as long as a hundred
+        // announces: they have the turn's budget, and what is left waits for the next turn.
         let mut completions = std::mem::take(&mut self.completions);
-        for completion in &completions {
-            self.complete_udp(completion);
-        }
-        self.handle_datagrams();
-        self.handshakes_left = HANDSHAKES_MAX;
-        self.resume_handshakes();
         for completion in completions.drain(..) {
-            self.complete(completion);
+            match completion.operation {
+                Operation::Datagram(_) | Operation::Reply(_) => self.complete_udp(&completion),
+                _ => self.waiting.push_back(completion),
+            }
         }
         self.completions = completions;
-        let messages = self.handle_messages();
+        self.handle_datagrams();
+        let budget = Budget::begin();
+        self.serve_connections(&budget);
+        let messages = self.handle_messages(&budget);
         self.deliver_answers();
         self.post.flush();
         if let Some(access) = self.orders.new_access() {
@@ -235,7 +236,26 @@ impl Worker {
         if self.sweeping {
             self.sweeping = self.tracker.sweep(self.now);
         }
-        Ok(busy || messages || self.sweeping || !self.handshakes.is_empty())
+        let waiting = !self.waiting.is_empty() || !self.handshakes.is_empty();
+        Ok(busy || messages || waiting || self.sweeping || self.connections.is_expiring())
+    }
+
+    /// Goes on with connections for the time that there is. One unit at least of everything, so
+    /// that nothing stands still.
+    fn serve_connections(&mut self, budget: &Budget) {
+        let mut goes_on = self.resume_handshake();
+        while let Some(completion) = self.waiting.pop_front() {
+            self.complete(completion);
+            if budget.is_spent() {
+                break;
+            }
+        }
+        while goes_on && !budget.is_spent() {
+            goes_on = self.resume_handshake();
+        }
+        if self.connections.is_expiring() {
+            self.connections.expire(self.now, budget, &mut self.tracker, &mut self.ring);
+        }
     }
 
     fn complete_udp(&mut self, completion: &Completion) {
@@ -264,10 +284,10 @@ impl Worker {
 
     fn complete(&mut self, completion: Completion) {
         match completion.operation {
-            Operation::Datagram(_) | Operation::Reply(_) => {}
+            Operation::Datagram(_) | Operation::Reply(_) | Operation::Cancel => {}
             Operation::Accept(listener) => self.accepted(usize::from(listener), completion),
             Operation::Refuse(listener) => self.refused(usize::from(listener), &completion),
-            Operation::Read(token) if self.must_wait(token, &completion) => {
+            Operation::Read(token) if self.is_of_handshake(token, &completion) => {
                 // A copy: the buffers are for everybody, and who waits has only this one read.
                 let (inbox, _) = self.ring.split();
                 self.handshakes.push_back((token, inbox.read_bytes(&completion).to_vec()));
@@ -288,33 +308,24 @@ impl Worker {
                 self.ring.start_timer(TIMER);
                 self.tick();
             }
-            Operation::Cancel => {}
         }
     }
 
-    /// Whether bytes are a handshake's, and there have been enough of those in this turn.
-    fn must_wait(&mut self, token: Token, completion: &Completion) -> bool {
-        if is_out_of_buffers(completion) || !self.connections.is_handshaking(token) {
-            return false;
-        }
-        let waits = self.handshakes_left == 0 || !self.handshakes.is_empty();
-        self.handshakes_left -= usize::from(!waits);
-        waits
+    /// Whether bytes came that are a handshake's.
+    fn is_of_handshake(&mut self, token: Token, completion: &Completion) -> bool {
+        !is_out_of_buffers(completion) && self.connections.is_handshaking(token)
     }
 
-    /// Goes on with handshakes that had to wait, as many as a turn may have.
-    fn resume_handshakes(&mut self) {
-        while self.handshakes_left > 0
-            && let Some((token, bytes)) = self.handshakes.pop_front()
-        {
-            self.handshakes_left -= 1;
-            let (_, outbox) = self.ring.split();
-            let (udp, post, answers) = (&self.udp, &mut self.post, &mut self.answers);
-            let mut exits = Exits { outbox, udp, post, answers };
-            let (bytes, tracker) = (Some(&bytes[..]), &mut self.tracker);
-            let progress = self.connections.received(self.now, token, bytes, tracker, &mut exits);
-            self.connections.proceed(self.now, token, progress, &mut self.ring);
-        }
+    /// Goes on with the handshake that has waited longest. Returns whether there was one.
+    fn resume_handshake(&mut self) -> bool {
+        let Some((token, bytes)) = self.handshakes.pop_front() else { return false };
+        let (_, outbox) = self.ring.split();
+        let (udp, post, answers) = (&self.udp, &mut self.post, &mut self.answers);
+        let mut exits = Exits { outbox, udp, post, answers };
+        let (bytes, tracker) = (Some(&bytes[..]), &mut self.tracker);
+        let progress = self.connections.received(self.now, token, bytes, tracker, &mut exits);
+        self.connections.proceed(self.now, token, progress, &mut self.ring);
+        true
     }
 
     /// Answers the datagrams of this turn, gives their buffers back, and arms what must be.
@@ -357,10 +368,13 @@ impl Worker {
     }
 
     /// Takes messages from other cores, a bounded number. Returns whether there were any.
-    fn handle_messages(&mut self) -> bool {
+    fn handle_messages(&mut self, budget: &Budget) -> bool {
         let mut message = std::mem::take(&mut self.message);
         let mut any = false;
-        for _ in 0..MESSAGES_MAX {
+        for count in 0..MESSAGES_MAX {
+            if count >= MESSAGES_MIN && budget.is_spent() {
+                break;
+            }
             let Some(from) = self.post.receive(&mut message) else { break };
             any = true;
             let (_, outbox) = self.ring.split();
@@ -506,7 +520,7 @@ impl Worker {
             let (udp, post, answers) = (&self.udp, &mut self.post, &mut self.answers);
             let mut exits = Exits { outbox, udp, post, answers };
             self.sweeping |= self.tracker.tick(self.now, &mut exits);
-            self.connections.expire(self.now, &mut self.tracker, &mut self.ring);
+            self.connections.begin_expiry();
         }
         self.unarmed.append(&mut self.failed);
         for listener in &self.http {
@@ -540,7 +554,7 @@ impl Worker {
         for _ in 0..GOODBYE_TURNS {
             self.ring.enter(&mut self.completions)?;
             let mut completions = std::mem::take(&mut self.completions);
-            for completion in completions.drain(..) {
+            for completion in self.waiting.drain(..).chain(completions.drain(..)) {
                 match completion.operation {
                     Operation::Write(token) => drop(self.ring.take_written(token)),
                     Operation::Reply(slot) => self.ring.reply_sent(slot),

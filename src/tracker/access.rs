@@ -68,8 +68,48 @@ fn parse_hex(hex: &[u8]) -> Option<InfoHash> {
     Some(InfoHash(hash))
 }
 
+/// Reads `bytes` as a list in two ways, and asks for what is in it and for what is not.
+///
+/// # Panics
+/// At the first difference.
+#[cfg(any(test, fuzzing))]
+pub fn check(bytes: &[u8]) {
+    let text: String = bytes.iter().map(|&byte| char::from(byte)).collect();
+    let mut expected = std::collections::BTreeSet::new();
+    let mut bad = None;
+    let text = text.strip_prefix("\u{EF}\u{BB}\u{BF}").unwrap_or(&text);
+    for (index, line) in text.split('\n').enumerate() {
+        let digits = line.split(['#', ';']).next().expect("a first piece");
+        let digits = digits.trim_matches(|c: char| c.is_ascii_whitespace());
+        if digits.is_empty() {
+            continue;
+        }
+        if digits.chars().count() != 40 || !digits.chars().all(|c| c.is_ascii_hexdigit()) {
+            bad = bad.or(Some(index + 1));
+            continue;
+        }
+        let byte = |at| u8::from_str_radix(&digits[at..at + 2], 16).expect("two digits");
+        expected.insert(InfoHash(std::array::from_fn(|n| byte(2 * n))));
+    }
+    let list = parse_list(bytes);
+    assert_eq!(list.as_ref().err().map(|error| error.line), bad);
+    let Ok(list) = list else { return };
+    assert!(list.iter().eq(expected.iter()));
+    for hash in &expected {
+        let InfoHash(mut near) = *hash;
+        near[19] ^= 1;
+        for hash in [*hash, InfoHash(near)] {
+            assert_eq!(Access::Allow(list.clone()).allows(&hash), expected.contains(&hash));
+            assert_eq!(Access::Deny(list.clone()).allows(&hash), !expected.contains(&hash));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -99,6 +139,17 @@ mod tests {
             assert_eq!(Access::Allow(list.clone()).allows(&hash), listed);
             assert_eq!(Access::Deny(list.clone()).allows(&hash), !listed);
             assert!(Access::Open.allows(&hash));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_as_the_model_reads_them(
+            bytes in vec(any::<u8>(), 0..200),
+            lines in vec("[0-9a-fA-F]{38,41}[ #;\r]?[g\t]?", 0..8),
+        ) {
+            check(&bytes);
+            check(lines.join("\n").as_bytes());
         }
     }
 }

@@ -287,7 +287,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Reads `bytes` and writes back what was read: the reader accepts only what the writer makes.
+/// Reads `bytes` and writes back what was read: the reader accepts only what the writer makes. And
+/// writes a value of them and reads it back: the reader accepts all that the writer makes.
 ///
 /// # Panics
 /// At the first difference.
@@ -297,6 +298,42 @@ pub fn check(bytes: &[u8]) {
         let mut out = Vec::new();
         write_value(&mut Writer::new(&mut out), &value);
         assert_eq!(out, bytes);
+    }
+    let value = value_of(&mut &bytes[..], 0);
+    let mut out = Vec::new();
+    write_value(&mut Writer::new(&mut out), &value);
+    assert_eq!(Value::parse(&out), Ok(value));
+}
+
+/// Some value that follows from `bytes`, which are used up.
+#[cfg(any(test, fuzzing))]
+fn value_of<'a>(bytes: &mut &'a [u8], depth: usize) -> Value<'a> {
+    let Some((&kind, rest)) = bytes.split_first() else { return Value::Integer(0) };
+    *bytes = rest;
+    let count = usize::from(kind >> 3);
+    let mut take = |count: usize| {
+        let (taken, rest) = bytes.split_at(count.min(bytes.len()));
+        *bytes = rest;
+        taken
+    };
+    match kind & 7 {
+        0..=2 => {
+            let number = take(count % 9).iter().fold(0, |n, &byte| n << 8 | i128::from(byte));
+            Value::Integer(if kind & 7 == 0 { -(number >> 1) } else { number })
+        }
+        5 | 6 if depth < DEPTH_MAX => {
+            Value::List((0..count % 8).map(|_| value_of(bytes, depth + 1)).collect())
+        }
+        7 if depth < DEPTH_MAX => {
+            let mut entries = std::collections::BTreeMap::new();
+            for _ in 0..count % 8 {
+                let (key, rest) = bytes.split_at((count % 5).min(bytes.len()));
+                *bytes = rest;
+                entries.insert(key, value_of(bytes, depth + 1));
+            }
+            Value::Dictionary(entries.into_iter().collect())
+        }
+        _ => Value::Bytes(take(count)),
     }
 }
 

@@ -52,6 +52,38 @@ pub enum Steering {
     Core(u16),
 }
 
+/// What decides in a random script: a seed, or bytes that somebody has chosen.
+#[derive(Debug)]
+pub enum Choices {
+    Seed(Rng),
+    /// The bytes that are left.
+    Bytes(VecDeque<u8>),
+}
+
+impl Choices {
+    /// A number below `bound`; 0 when all bytes have been used.
+    pub fn below(&mut self, bound: u32) -> u32 {
+        match self {
+            Self::Seed(rng) => rng.below(bound),
+            Self::Bytes(bytes) => {
+                let mut number = 0;
+                let mut covered = 1_u32;
+                while covered < bound {
+                    covered = covered.saturating_mul(256);
+                    let byte = bytes.pop_front().unwrap_or(0);
+                    number = number << 8 | u32::from(byte);
+                }
+                number % bound.max(1)
+            }
+        }
+    }
+
+    /// Whether nothing is left to be chosen.
+    pub fn is_over(&self) -> bool {
+        matches!(self, Self::Bytes(bytes) if bytes.is_empty())
+    }
+}
+
 /// What makes a world.
 #[derive(Clone, Debug)]
 pub struct Options {

@@ -3,6 +3,8 @@
 //! The model is the specification as maps of maps. It knows which mailboxes are full, which cores
 //! leave their messages where they are, and so what each announce comes to and when. Whom an offer
 //! goes to is chance: the model says who it may be, and watches what becomes of it.
+//!
+//! What a script does is chosen by a seed, or by the bytes of whoever looks for one that fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,8 +18,8 @@ use throng::wire::addr::Endpoint;
 use throng::wire::announce::{Announce, Event, Left};
 use throng::wire::id::{InfoHash, PeerId};
 
+use super::says::*;
 use super::support::*;
-use super::{BUSY, NO_SUCH_OFFER, Says, WEB_TTL, answer, number, offer_of, peer, says, scrape};
 
 const SEEDS: u64 = 300;
 const STEPS: u32 = 200;
@@ -113,7 +115,7 @@ struct Asked {
 
 struct Script {
     world: World,
-    rng: Rng,
+    choices: Choices,
     /// Which disturbances there are: full mailboxes, deaf cores, time.
     kinds: [bool; 3],
     hashes: Vec<InfoHash>,
@@ -162,7 +164,7 @@ fn random_scripts_agree_with_a_naive_tracker() {
     let (mut brought, mut crowded) = ([0, 0], 0);
     for seed in 0..SEEDS {
         let _named = Named(seed);
-        let mut script = Script::new(seed);
+        let mut script = Script::new(seed, Choices::Seed(Rng::new(seed)));
         for _ in 0..STEPS {
             script.step();
         }
@@ -177,13 +179,29 @@ fn random_scripts_agree_with_a_naive_tracker() {
     assert!(!few, "{brought:?} {crowded}");
 }
 
+/// Plays the script that `bytes` choose beside the naive tracker.
+///
+/// # Panics
+/// At the first difference.
+pub fn check(bytes: &[u8]) {
+    let Some((&seed, bytes)) = bytes.split_first() else { return };
+    let choices = Choices::Bytes(bytes.iter().copied().collect());
+    let mut script = Script::new(u64::from(seed), choices);
+    for _ in 0..STEPS {
+        if script.choices.is_over() {
+            break;
+        }
+        script.step();
+    }
+    script.end();
+}
+
 impl Script {
-    fn new(seed: u64) -> Self {
-        let mut rng = Rng::new(seed);
-        let cores = u16::try_from(1 + rng.below(4)).expect("few");
+    fn new(seed: u64, mut choices: Choices) -> Self {
+        let cores = u16::try_from(1 + choices.below(4)).expect("few");
         Self {
             world: World::with(Options { cores, seed, ..Options::default() }),
-            rng,
+            choices,
             kinds: [seed % 2 == 1, seed % 3 == 1, seed % 5 != 1],
             hashes: (0..SWARMS).map(|n| hash(n + seed)).collect(),
             full: vec![false; cores.into()],
@@ -212,7 +230,7 @@ impl Script {
     fn step(&mut self) {
         let undelivered = self.world.counters().web_undelivered[0];
         (self.offered, self.brought, self.lost) = (0, 0, 0);
-        match self.rng.below(32) {
+        match self.choices.below(32) {
             0..=13 => self.announce(),
             14..=19 => self.answer(),
             20 => self.scrape(),
@@ -221,7 +239,7 @@ impl Script {
             26 => self.close(),
             27..=28 if self.kinds[2] => {
                 let seconds = [1, 2, 30, WEB_PENDING_SECONDS, WEB_TTL / 3, WEB_TTL + 1];
-                let seconds = seconds[self.rng.below(6) as usize];
+                let seconds = seconds[self.choices.below(6) as usize];
                 self.pass(seconds);
             }
             29..=30 if self.kinds[0] => self.change_full(),
@@ -239,20 +257,20 @@ impl Script {
 
     fn core(&mut self) -> u16 {
         let cores = u32::from(self.world.owner.cores());
-        u16::try_from(self.rng.below(cores)).expect("few")
+        u16::try_from(self.choices.below(cores)).expect("few")
     }
 
     fn hash(&mut self) -> InfoHash {
-        self.hashes[self.rng.below(4) as usize]
+        self.hashes[self.choices.below(4) as usize]
     }
 
     fn peer(&mut self) -> PeerId {
-        peer(u8::try_from(self.rng.below(PEERS.into())).expect("few"))
+        peer(u8::try_from(self.choices.below(PEERS.into())).expect("few"))
     }
 
     fn web(&mut self) -> Option<Web> {
         let count = u32::try_from(self.webs.len()).expect("few");
-        self.webs.get(self.rng.below(count) as usize).copied()
+        self.webs.get(self.choices.below(count) as usize).copied()
     }
 
     /// Whether a message of `from` gets into the mailbox of `to`.
@@ -326,10 +344,10 @@ impl Script {
     fn announce(&mut self) {
         let Some(web) = self.web() else { return };
         let (hash, peer) = (self.hash(), self.peer());
-        let event = EVENTS[self.rng.below(8) as usize];
-        let offers = self.rng.below(13);
+        let event = EVENTS[self.choices.below(8) as usize];
+        let offers = self.choices.below(13);
         let ids = (0..offers).map(|n| format!("{}.{n}", self.made.len()));
-        let left = u64::from(self.rng.below(3)) * 500;
+        let left = u64::from(self.choices.below(3)) * 500;
         let says = says(hash, peer).left(left).event(event).offers(ids);
         for id in &says.offers {
             let made = Made { by: web, says: says.clone(), brought: false, answered: None };
@@ -446,17 +464,18 @@ impl Script {
         let Some(mut web) = self.web() else { return };
         let mut given = self.pending.get(&web).cloned().unwrap_or_default();
         if let Some(dropped) = self.dropped.get(&web)
-            && self.rng.below(8) == 0
+            && self.choices.below(8) == 0
         {
             given = vec![dropped.clone()];
         }
         let count = u32::try_from(given.len()).expect("few");
-        let picked = given.get(self.rng.below(count) as usize).map(|pending| pending.id.clone());
-        let any = self.rng.below(u32::try_from(self.made.len()).expect("few"));
+        let picked =
+            given.get(self.choices.below(count) as usize).map(|pending| pending.id.clone());
+        let any = self.choices.below(u32::try_from(self.made.len()).expect("few"));
         let any = self.made.keys().nth(any as usize).cloned();
         let Some(mut id) = picked.or_else(|| any.clone()) else { return };
         let (mut hash, mut to) = (self.made[&id].says.hash, self.made[&id].says.peer);
-        match self.rng.below(12) {
+        match self.choices.below(12) {
             0 => web = self.web().expect("there is one"),
             1 => id = any.expect("there is one"),
             2 => hash = self.hash(),
@@ -466,10 +485,10 @@ impl Script {
         }
         let mut from = self.peer();
         if let Some(pending) = given.iter().find(|pending| pending.id == id)
-            && self.rng.below(4) > 0
+            && self.choices.below(4) > 0
         {
             let count = u32::try_from(pending.candidates.len()).expect("few");
-            let nth = self.rng.below(count) as usize;
+            let nth = self.choices.below(count) as usize;
             from = pending.candidates.iter().nth(nth).copied().unwrap_or(from);
         }
         let judged = given_to(self.pending.entry(web).or_default(), &id).map(|pending| {
@@ -512,7 +531,7 @@ impl Script {
 
     fn scrape(&mut self) {
         let Some(web) = self.web() else { return };
-        let asked: Vec<InfoHash> = (0..1 + self.rng.below(5)).map(|_| self.hash()).collect();
+        let asked: Vec<InfoHash> = (0..1 + self.choices.below(5)).map(|_| self.hash()).collect();
         let owners: BTreeSet<u16> = asked.iter().map(|hash| self.owner(hash)).collect();
         let is_asked = owners.iter().all(|&owner| self.reaches(web.core, owner));
         let is_told = owners.iter().all(|&owner| self.reaches(owner, web.core));
@@ -529,10 +548,10 @@ impl Script {
     }
 
     fn announce_otherwise(&mut self) {
-        let n = self.rng.below(4);
+        let n = self.choices.below(4);
         let (hash, source) = (self.hash(), if n < 2 { v4(n) } else { v6(n) });
-        let which = self.rng.below(8) as usize;
-        let left = u64::from(self.rng.below(3)) * 500;
+        let which = self.choices.below(8) as usize;
+        let left = u64::from(self.choices.below(3)) * 500;
         let event = match EVENTS[which] {
             "started" => Event::Started,
             "completed" => Event::Completed,
@@ -551,7 +570,7 @@ impl Script {
         }
         let known: BTreeSet<Endpoint> = swarm.members.keys().copied().collect();
         let [seeders, _, leechers, _] = self.counts(&hash);
-        let (counts, peers) = if self.rng.below(2) == 0 {
+        let (counts, peers) = if self.choices.below(2) == 0 {
             let answer = self.world.announce(source, &announce);
             (answer.counts(), answer.peers)
         } else {
@@ -568,7 +587,7 @@ impl Script {
     fn open(&mut self) {
         if self.webs.len() < CONNECTIONS as usize {
             let core = self.core();
-            let source = if self.rng.below(4) == 0 { v6(1) } else { v4(1) };
+            let source = if self.choices.below(4) == 0 { v6(1) } else { v4(1) };
             self.webs.push(self.world.web_open_from(core, source.ip()));
         }
     }
@@ -594,7 +613,7 @@ impl Script {
         if self.world.now.since(Seconds(10_000)) + seconds > TTL - 100 {
             return;
         }
-        if self.rng.below(4) == 0 {
+        if self.choices.below(4) == 0 {
             self.world.sleep(seconds);
             return;
         }
@@ -622,7 +641,7 @@ impl Script {
 
     fn change_full(&mut self) {
         let core = self.core();
-        let full = self.rng.below(3) == 0;
+        let full = self.choices.below(3) == 0;
         self.full[usize::from(core)] = full;
         self.world.set_full(core, full);
     }

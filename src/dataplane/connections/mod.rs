@@ -37,6 +37,7 @@ use self::layer::{Layer, Peeled};
 use self::serving::Serving;
 use self::tls::Tls;
 use self::websocket::Reason;
+use super::budget::Budget;
 use super::ring::{Ring, Token};
 use crate::limits::{PENDING_SCRAPE_SECONDS, WEB_QUEUE_BYTES_MAX};
 use crate::time::Seconds;
@@ -50,6 +51,8 @@ const DRAIN_SECONDS: u32 = 2;
 const WAIT_SECONDS: u32 = PENDING_SCRAPE_SECONDS + 1;
 /// Buffers kept for the next connection that needs one.
 const SPARE_BUFFERS: usize = 256;
+/// Connections looked at for their deadlines between two looks at the time.
+const LOOKS: usize = 1_024;
 /// Bytes above which a buffer is not kept.
 const SPARE_BYTES_MAX: usize = 64 * 1_024;
 
@@ -109,6 +112,8 @@ pub struct Connections {
     /// WebSockets that have been closed, of which the tracker has not been told.
     closed: Vec<Token>,
     crowd: Crowd,
+    /// The next slot whose deadline is to be looked at; none when there are no more of them.
+    expiring: usize,
     /// The certificates of connections to come.
     tls: Option<Arc<ServerConfig>>,
     /// `/stats` and `/stats.json`, if they are served.
@@ -127,6 +132,7 @@ impl Connections {
             body: Vec::new(),
             closed: Vec::new(),
             crowd: Crowd::new(limits.per_address_max),
+            expiring: usize::MAX,
             tls,
             pages: None,
         }
@@ -472,37 +478,66 @@ impl Connections {
         }
     }
 
-    /// Ends what has taken too long, and pings WebSockets. Cost: one look at every connection.
-    pub fn expire(&mut self, now: Seconds, tracker: &mut Tracker, ring: &mut Ring) {
-        for index in 0..self.slots.len() {
-            let Slot { generation, conn } = &mut self.slots[index];
-            let Some(conn) = conn.as_mut() else { continue };
-            let slot = u32::try_from(index).expect("bounded by descriptors");
-            let token = Token::new(slot, *generation);
-            if conn.state == State::Open {
-                let step = conn.look_after(now, &self.limits);
-                tracker.counters_mut().http_connections_timed_out[0] +=
-                    u64::from(step == Step::Close);
-                self.proceed(now, token, Progress(step), ring);
-                continue;
-            }
-            if conn.deadline >= now {
-                continue;
-            }
-            match conn.state {
-                State::Closing | State::Open => {}
-                State::Waiting { head_only, .. } => {
-                    let status = tracker.handle_late_http(conn.client, &mut self.body);
-                    conn.respond(status, &self.body, false, head_only);
-                    self.proceed(now, token, Progress(Step::Write), ring);
-                }
-                State::Reading | State::Writing | State::Draining => {
-                    tracker.counters_mut().http_connections_timed_out[0] += 1;
-                    // What is in flight completes now, and its completion closes.
-                    self.proceed(now, token, Progress(Step::Close), ring);
-                }
+    /// Deadlines are to be looked at, from the first connection on, unless that goes on still.
+    pub const fn begin_expiry(&mut self) {
+        if !self.is_expiring() {
+            self.expiring = 0;
+        }
+    }
+
+    /// Whether there are deadlines to be looked at.
+    #[must_use]
+    pub const fn is_expiring(&self) -> bool {
+        self.expiring < self.slots.len()
+    }
+
+    /// Ends what has taken too long, and pings WebSockets, as far as time allows. Cost: one look at
+    /// every connection, and a system call for each that ends.
+    pub fn expire(
+        &mut self,
+        now: Seconds,
+        budget: &Budget,
+        tracker: &mut Tracker,
+        ring: &mut Ring,
+    ) {
+        while self.is_expiring() {
+            let index = self.expiring;
+            self.expiring += 1;
+            let acted = self.expire_one(now, index, tracker, ring);
+            if (acted || index % LOOKS == LOOKS - 1) && budget.is_spent() {
+                return;
             }
         }
+    }
+
+    /// Returns whether there was anything to do.
+    fn expire_one(
+        &mut self,
+        now: Seconds,
+        index: usize,
+        tracker: &mut Tracker,
+        ring: &mut Ring,
+    ) -> bool {
+        let Slot { generation, conn } = &mut self.slots[index];
+        let Some(conn) = conn.as_mut() else { return false };
+        let slot = u32::try_from(index).expect("bounded by descriptors");
+        let token = Token::new(slot, *generation);
+        let step = match conn.state {
+            State::Open => conn.look_after(now, &self.limits),
+            State::Closing => Step::Nothing,
+            _ if conn.deadline >= now => Step::Nothing,
+            State::Waiting { head_only, .. } => {
+                let status = tracker.handle_late_http(conn.client, &mut self.body);
+                conn.respond(status, &self.body, false, head_only);
+                Step::Write
+            }
+            // What is in flight completes now, and its completion closes.
+            State::Reading | State::Writing | State::Draining => Step::Close,
+        };
+        let is_late = u64::from(step == Step::Close);
+        tracker.counters_mut().http_connections_timed_out[0] += is_late;
+        self.proceed(now, token, Progress(step), ring);
+        step != Step::Nothing
     }
 
     /// Tells WebSockets that the process ends: what they are told leaves with the next turns.

@@ -44,6 +44,59 @@ pub fn check_head(bytes: &[u8]) {
     }
 }
 
+/// Reads `bytes` as what comes over a connection, whole and in pieces: the same heads are found.
+/// The first byte says how many pieces there are, and as many behind it how long each is.
+///
+/// # Panics
+/// At the first difference.
+pub fn check_stream(bytes: &[u8]) {
+    let Some((&count, rest)) = bytes.split_first() else { return };
+    let Some((lengths, stream)) = rest.split_at_checked(usize::from(count)) else { return };
+    let (mut input, mut searched, mut found) = (Vec::new(), 0, Vec::new());
+    let mut left = stream;
+    let lengths = lengths.iter().map(|&length| usize::from(length)).chain([usize::MAX]);
+    'stream: for length in lengths {
+        let (piece, later) = left.split_at(length.min(left.len()));
+        left = later;
+        input.extend_from_slice(piece);
+        loop {
+            match head_end(&input, searched) {
+                Ok(Some(end)) => {
+                    found.push(Ok(input.drain(..end).collect::<Vec<u8>>()));
+                    searched = 0;
+                }
+                Ok(None) => {
+                    searched = input.len();
+                    break;
+                }
+                Err(error) => {
+                    found.push(Err(error));
+                    break 'stream;
+                }
+            }
+        }
+    }
+    let (mut whole, mut slow) = (stream, Vec::new());
+    loop {
+        match slow_head_end(whole) {
+            Ok(Some(end)) => {
+                slow.push(Ok(whole[..end].to_vec()));
+                whole = &whole[end..];
+            }
+            Ok(None) => break,
+            Err(error) => {
+                slow.push(Err(error));
+                break;
+            }
+        }
+    }
+    assert_eq!(found, slow);
+    for head in found.iter().flatten() {
+        check_head(head);
+    }
+    check_head(stream);
+}
+
 /// Reads `bytes` as a query in two ways.
 ///
 /// # Panics

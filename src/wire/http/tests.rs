@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::model::{check_head, check_query};
+use super::model::{check_head, check_query, check_stream};
 use super::*;
 use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP_HEADERS_MAX};
 use crate::wire::announce::{Announce, Event, Left, NumWant};
@@ -876,6 +876,7 @@ proptest! {
     fn any_bytes_are_read_as_the_model_reads_them(bytes in vec(any::<u8>(), 0..600)) {
         check_head(&bytes);
         check_query(&bytes);
+        check_stream(&bytes);
     }
 
     #[test]

@@ -11,6 +11,15 @@ use super::*;
 /// What a list says, from left to right; `None` is an unreadable entry.
 type Hops = Vec<Option<IpAddr>>;
 
+/// Reads `bytes` as the start of a connection and as values of a field.
+///
+/// # Panics
+/// At the first difference.
+pub fn check(bytes: &[u8]) {
+    check_header(bytes);
+    check_forwarded(bytes);
+}
+
 /// Reads `bytes` as the start of a connection in two ways, whole and byte by byte.
 ///
 /// # Panics

@@ -26,6 +26,8 @@
 //! ```
 
 mod client;
+#[cfg(any(test, fuzzing))]
+pub mod model;
 mod request;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,411 @@
+//! How long UDP waits while HTTP is under attack.
+//!
+//! The program runs with one worker on one CPU. On the next, one thread announces over UDP, 2,000
+//! times a second, and another one attacks the HTTP listeners; the announcing thread has the better
+//! priority, so that the attacker's own work is not taken for the server's. It sends at its pace
+//! whatever comes back, so that an answer that takes long hides no other.
+//!
+//! Each attack is measured in rounds: without it, then with it, after a time in which it comes to
+//! its full size. The figure is the 99.9th percentile of all rounds with it, divided by that of all
+//! rounds without. On a machine that others share both are the others' doing for the most part; so
+//! the first and the last attack are none at all, and what they come to is the measure of the rest.
+//! Every answer must be right. A counter of the server shows that the attack
+//! took place, its memory before and after that nothing stays.
+//!
+//! The last attack are handshakes of TLS, each from the beginning, while the certificate is
+//! replaced under them by a good one, a truncated one, one with another's key, and a good one
+//! again: none may fail, and the old certificate serves until the new one can be used.
+//!
+//! `cargo bench --bench siege` measures and asserts the goals; without `--bench` all runs once,
+//! briefly, and only what is right is asserted. An argument that is no option is a part of the
+//! names of the attacks to run. Environment: THRONG_SIEGE_ROUNDS (3), THRONG_SIEGE_SECONDS (4).
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process, setpriority_process};
+use throng::rng::Rng;
+use throng::wire::id::TransactionId;
+use throng::wire::udp::{self, ANNOUNCE_BYTES};
+
+#[path = "common/announce.rs"]
+mod announce;
+#[path = "siege/attacks.rs"]
+mod attacks;
+#[path = "common/cpu.rs"]
+mod cpu;
+#[path = "siege/handshakes.rs"]
+mod handshakes;
+#[path = "common/hash.rs"]
+mod hash;
+#[path = "siege/herd.rs"]
+mod herd;
+#[path = "common/load.rs"]
+mod load;
+#[path = "common/memory.rs"]
+mod memory;
+#[path = "common/server.rs"]
+mod server;
+
+use attacks::{Attack, Door, attacks, nothing};
+use cpu::{Cpus, on};
+use handshakes::{Certificates, Handshakes};
+use herd::Herd;
+use load::{Load, PORT, Shape};
+use server::Server;
+
+/// Swarms and peers that are there meanwhile.
+const SHAPE: Shape = Shape { swarms: 100, peers: 200, num_want: 50 };
+/// Between two announces.
+const PACE: Duration = Duration::from_micros(500);
+/// An attack comes to its full size in this time, longer than a deadline of the server.
+const RAMP: Duration = Duration::from_secs(6);
+/// When the server has no connection left, so long does the kernel need for what is left of them.
+const REST: Duration = Duration::from_secs(2);
+/// How long anything may take at the most.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The attacker rests between two looks at what is due.
+const PAUSE: Duration = Duration::from_micros(200);
+/// How much worse the 99.9th percentile may be than beside no attack at all.
+const RATIO_MAX: f64 = 2.0;
+/// How much of what the largest attack took the server may keep until it is used again.
+const KEPT_MAX: f64 = 0.5;
+/// And how much more, whatever it took: bytes.
+const SLACK_BYTES: f64 = 16.0 * 1_048_576.0;
+/// Files that a server may open which is to run short of them.
+const FILES: u32 = 300;
+const HANDSHAKES_PER_SECOND: u64 = 1_000;
+
+fn main() {
+    let options = Options::new();
+    let cpus = Cpus::new();
+    let certificates = Certificates::new();
+    let settings = |address: SocketAddr| {
+        let [certificate, key] = certificates.paths();
+        vec![
+            format!("http.listen={address},{} tls", tls(address)),
+            format!("tls.certificates={}", certificate.display()),
+            format!("tls.keys={}", key.display()),
+            "http.write_timeout=4s".to_owned(),
+        ]
+    };
+    let Some(server) = on(cpus.server, || Server::start_with(None, settings)) else { return };
+    let start_narrow = || Server::start_with(Some(FILES), |_| Vec::new());
+    let Some(narrow) = on(cpus.server, start_narrow) else { return };
+    on(cpus.client, || Siege { options, server, narrow, certificates }.run());
+}
+
+/// The address of the listener that speaks TLS, beside that one.
+fn tls(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)), address.port())
+}
+
+struct Options {
+    whole: bool,
+    rounds: u32,
+    length: Duration,
+    ramp: Duration,
+    filter: Option<String>,
+}
+
+impl Options {
+    fn new() -> Self {
+        let whole = std::env::args().any(|argument| argument == "--bench");
+        let number = |name: &str, usual: u32| {
+            let given = std::env::var(format!("THRONG_SIEGE_{name}")).ok();
+            given.and_then(|text| text.parse().ok()).unwrap_or(usual).clamp(1, 100)
+        };
+        let seconds = Duration::from_secs(number("SECONDS", 4).into());
+        let brief = Duration::from_millis(100);
+        Self {
+            whole,
+            rounds: if whole { number("ROUNDS", 3) } else { 1 },
+            length: if whole { seconds } else { brief },
+            ramp: if whole { RAMP } else { brief },
+            filter: std::env::args().skip(1).find(|argument| !argument.starts_with('-')),
+        }
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.filter.as_ref().is_none_or(|filter| name.contains(filter))
+    }
+}
+
+struct Siege {
+    options: Options,
+    server: Server,
+    /// Another one, which has few descriptors.
+    narrow: Server,
+    certificates: Certificates,
+}
+
+/// Who attacks.
+enum Attacker {
+    Herd(Herd),
+    Handshakes(Handshakes),
+}
+
+impl Attacker {
+    fn turn(&mut self) {
+        match self {
+            Self::Herd(herd) => herd.turn(),
+            Self::Handshakes(handshakes) => handshakes.turn(),
+        }
+    }
+}
+
+impl Siege {
+    fn run(self) {
+        for server in [&self.server, &self.narrow] {
+            let mut load = Load::new(server.address, SHAPE, 256);
+            load.connect();
+            load.fill();
+        }
+        let before = memory::resident_bytes(self.server.pid());
+        println!(
+            "| attack | open | ended/s | bytes/s to them | server's CPU | its memory, MiB \
+             | p50 us, without and with | p99 us | p99.9 us | p99.9, ratio |"
+        );
+        println!("|---|---|---|---|---|---|---|---|---|---|");
+        let (mut ratios, mut peak) = (Vec::new(), before);
+        let chosen = attacks().into_iter().filter(|attack| self.options.wants(attack.name));
+        let chosen: Vec<Attack> = chosen.collect();
+        let mut none = self.measure(&nothing(), &mut peak);
+        for attack in &chosen {
+            ratios.push((attack.name, self.measure(attack, &mut peak)));
+        }
+        if self.options.wants("handshakes") {
+            ratios.push(("handshakes", self.measure_handshakes(&mut peak)));
+        }
+        assert!(!ratios.is_empty(), "no attack is called so");
+        none = none.max(self.measure(&nothing(), &mut peak)).max(1.0);
+        let kept = memory::resident_bytes(self.server.pid()).saturating_sub(before);
+        let taken = peak - before;
+        println!("\nof {taken} bytes that an attack took the server keeps {kept} until it is busy");
+        if self.options.whole {
+            assert!(kept as f64 <= KEPT_MAX * taken as f64 + SLACK_BYTES, "{kept} bytes are kept");
+            for (name, ratio) in ratios {
+                let ratio = ratio / none;
+                assert!(ratio < RATIO_MAX, "{name}: UDP waits {ratio:.2} times as long");
+            }
+        }
+    }
+
+    /// How much longer UDP waits.
+    fn measure(&self, attack: &Attack, peak: &mut u64) -> f64 {
+        let server = if attack.goes_to == Door::Narrow { &self.narrow } else { &self.server };
+        let target = match attack.goes_to {
+            Door::Tls => tls(server.address),
+            Door::Plain | Door::Narrow => server.address,
+        };
+        let (name, label) = attack.proof;
+        let proof = server.metric(name, label);
+        let mut rounds = Rounds::new(&self.options, server);
+        for _ in 0..self.options.rounds {
+            let attacker = Attacker::Herd(Herd::new(attack.manner.clone(), target));
+            drop(rounds.run(attacker, || {}));
+            self.rest(server);
+        }
+        let happened = server.metric(name, label) - proof;
+        if self.options.whole && attack.manner.connections > 0 {
+            assert!(happened > 0, "{}: {name} has not grown", attack.name);
+        }
+        *peak = rounds.resident.max(*peak);
+        rounds.report(attack.name)
+    }
+
+    /// Until nothing is left of an attack.
+    fn rest(&self, server: &Server) {
+        let since = Instant::now();
+        // Workers publish four times a second.
+        thread::sleep(Duration::from_millis(600));
+        while server.metric("http_connections", "") > 0 {
+            assert!(since.elapsed() < PATIENCE, "connections stay open");
+            thread::sleep(Duration::from_millis(100));
+        }
+        thread::sleep(if self.options.whole { REST } else { Duration::ZERO });
+    }
+
+    fn measure_handshakes(&self, peak: &mut u64) -> f64 {
+        let (server, certificates) = (&self.server, &self.certificates);
+        let pid = i32::try_from(server.pid()).ok().and_then(Pid::from_raw).expect("a process");
+        let target = tls(server.address);
+        let mut rounds = Rounds::new(&self.options, server);
+        for _ in 0..self.options.rounds {
+            certificates.write(0);
+            kill_process(pid, Signal::HUP).expect("it runs");
+            thread::sleep(Duration::from_millis(500));
+            let replace = || {
+                let pause = self.options.length / 8;
+                for change in [
+                    Certificates::write_truncated,
+                    Certificates::write_mismatch,
+                    |certificates: &Certificates| certificates.write(1),
+                ] {
+                    change(certificates);
+                    kill_process(pid, Signal::HUP).expect("it runs");
+                    thread::sleep(pause);
+                }
+            };
+            let handshakes = Handshakes::new(certificates, target, HANDSHAKES_PER_SECOND);
+            let Attacker::Handshakes(done) = rounds.run(Attacker::Handshakes(handshakes), replace)
+            else {
+                unreachable!("it is what it was")
+            };
+            self.rest(server);
+            assert!(done.failures.is_empty(), "{:?}", done.failures);
+            assert!(done.done.iter().all(|count| *count > 0), "{:?}", done.done);
+        }
+        *peak = rounds.resident.max(*peak);
+        rounds.report("handshakes")
+    }
+}
+
+/// Rounds of one attack.
+struct Rounds<'a> {
+    options: &'a Options,
+    server: &'a Server,
+    /// Without it, and with it.
+    latency: [Histogram<u64>; 2],
+    open: usize,
+    ended: u64,
+    received: u64,
+    busy: f64,
+    resident: u64,
+}
+
+impl<'a> Rounds<'a> {
+    fn new(options: &'a Options, server: &'a Server) -> Self {
+        let latency = [histogram(), histogram()];
+        let (open, ended, received, busy, resident) = (0, 0, 0, 0.0, 0);
+        Self { options, server, latency, open, ended, received, busy, resident }
+    }
+
+    /// One round; `meanwhile` runs while the attack is measured.
+    fn run(&mut self, mut attacker: Attacker, meanwhile: impl FnOnce() + Send) -> Attacker {
+        let without = probe(self.server.address, self.options.length);
+        let is_over = AtomicBool::new(false);
+        let with = thread::scope(|scope| {
+            scope.spawn(|| {
+                worsen_priority();
+                while !is_over.load(Ordering::Relaxed) {
+                    attacker.turn();
+                    thread::sleep(PAUSE);
+                }
+            });
+            thread::sleep(self.options.ramp);
+            let (before, began) = (cpu::nanos_used(self.server.pid()), Instant::now());
+            let meanwhile = scope.spawn(meanwhile);
+            let with = probe(self.server.address, self.options.length);
+            let used = cpu::nanos_used(self.server.pid()) - before;
+            self.busy = self.busy.max(used as f64 / began.elapsed().as_nanos() as f64);
+            self.resident = self.resident.max(memory::resident_bytes(self.server.pid()));
+            meanwhile.join().expect("it does not panic");
+            is_over.store(true, Ordering::Relaxed);
+            with
+        });
+        if let Attacker::Herd(herd) = &attacker {
+            self.open = self.open.max(herd.count());
+            self.ended += herd.ended;
+            self.received += herd.received;
+        }
+        if let Attacker::Handshakes(handshakes) = &attacker {
+            self.ended += handshakes.done.iter().sum::<u64>();
+        }
+        for (all, one) in self.latency.iter_mut().zip([without, with]) {
+            all.add(one).expect("they have the same range");
+        }
+        attacker
+    }
+
+    /// Prints a line and returns how much longer UDP waits.
+    fn report(self, name: &str) -> f64 {
+        let seconds = (self.options.ramp + self.options.length).as_secs_f64();
+        let all_seconds = seconds * f64::from(self.options.rounds);
+        let pair = |quantile| {
+            let [without, with] =
+                self.latency.each_ref().map(|latency| micros(latency.value_at_quantile(quantile)));
+            format!("{without:.0}, {with:.0}")
+        };
+        let quantiles = [0.5, 0.99, 0.999].map(pair).join(" | ");
+        let [without, with] = self.latency.each_ref().map(p999);
+        let ratio = with / without;
+        println!(
+            "| {name} | {} | {:.0} | {:.0} | {:.2} | {} | {quantiles} | {ratio:.2} |",
+            self.open,
+            self.ended as f64 / all_seconds,
+            self.received as f64 / all_seconds,
+            self.busy,
+            self.resident >> 20
+        );
+        ratio
+    }
+}
+
+/// Announces for that long, at its pace, whatever comes back: nanoseconds until each answer.
+fn probe(server: SocketAddr, length: Duration) -> Histogram<u64> {
+    let socket = load::socket(0, server);
+    let (id, mut rng) = (load::connect(&socket), Rng::new(3));
+    socket.set_nonblocking(true).expect("an option");
+    let mut latency = histogram();
+    // When each was sent, and which peer it named.
+    let mut sent: Vec<(Instant, u32)> = Vec::new();
+    let mut answers = 0;
+    let (began, mut due) = (Instant::now(), Instant::now());
+    let mut buffer = [0; 2_048];
+    while answers < sent.len() || began.elapsed() < length {
+        let now = Instant::now();
+        assert!(now < due + PATIENCE, "{} of {} announces answered", answers, sent.len());
+        if now >= due && now < began + length {
+            due += PACE;
+            let (swarm, peer) = SHAPE.leecher(0, &mut rng);
+            let port = PORT + u16::try_from(peer).expect("a few peers");
+            let announce = announce::announce(hash::info_hash(swarm), port, false, SHAPE.num_want);
+            let number = u32::try_from(sent.len()).expect("a few thousand");
+            let number = TransactionId(number.to_be_bytes());
+            let mut request = [0; ANNOUNCE_BYTES];
+            udp::write_announce_request(&mut request, id, number, &announce);
+            sent.push((Instant::now(), peer));
+            socket.send(&request).expect("loopback takes it");
+        }
+        wait(&socket, due.saturating_duration_since(Instant::now()));
+        while let Ok(len) = socket.recv(&mut buffer) {
+            let number = [buffer[4], buffer[5], buffer[6], buffer[7]];
+            let (since, peer) = sent[u32::from_be_bytes(number) as usize];
+            let nanos = u64::try_from(since.elapsed().as_nanos()).expect("seconds");
+            latency.saturating_record(nanos);
+            load::check(SHAPE, load::Server::Full, Some(peer), &buffer[..len]);
+            answers += 1;
+        }
+    }
+    latency
+}
+
+/// Until an answer comes, or that long.
+fn wait(socket: &UdpSocket, length: Duration) {
+    let nanos = i64::from(length.subsec_nanos());
+    let timeout = Timespec { tv_sec: 0, tv_nsec: nanos.max(1_000) };
+    let _ = poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&timeout));
+}
+
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_max(10_000_000_000, 3).expect("ten seconds")
+}
+
+fn p999(latency: &Histogram<u64>) -> f64 {
+    latency.value_at_quantile(0.999) as f64
+}
+
+fn micros(nanos: u64) -> f64 {
+    nanos as f64 / 1_000.0
+}
+
+/// The calling thread goes behind all others.
+fn worsen_priority() {
+    // On Linux priorities are those of threads.
+    let _ = setpriority_process(None, 19);
+}
