@@ -21,8 +21,8 @@ use super::support::*;
 
 const SOURCES: u8 = 6;
 const SWARMS: u8 = 3;
-/// Seconds for which a connection id is valid at least, and at most: the key changes in steps.
-const ID_SECS: [u32; 2] = [128, 192];
+/// Seconds for which a connection id is valid at least, and at most: it ages in steps of 64 s.
+const ID_SECS: [u32; 2] = [64, 127];
 const NUM_WANT_DEFAULT: usize = 50;
 const NUM_WANT_MAX: usize = 200;
 const EVENTS: [Event; 5] =
@@ -36,10 +36,13 @@ struct Member {
     counted: bool,
 }
 
-#[derive(Debug, Default)]
+/// A swarm whose last peer expires goes; one whose last peer stops is remembered for as long.
+#[derive(Debug)]
 struct Swarm {
     members: BTreeMap<Endpoint, Member>,
     completed: u32,
+    /// When the last peer stopped, if nobody is there.
+    left: Seconds,
 }
 
 struct Session {
@@ -106,7 +109,7 @@ impl Session {
     fn step(&mut self, kind: u8) {
         match kind % 8 {
             0 => {
-                let seconds = [1, 10, 60, 128, 129, 900, TTL, TTL + 1][usize::from(kind >> 5)];
+                let seconds = [1, 10, 60, 64, 65, 128, TTL, TTL + 1][usize::from(kind >> 5)];
                 self.world.advance(seconds);
             }
             1 => self.connect(),
@@ -115,9 +118,13 @@ impl Session {
             _ => self.announce(kind),
         }
         let now = self.world.now;
-        for swarm in self.swarms.values_mut() {
+        self.swarms.retain(|_, swarm| {
+            if swarm.members.is_empty() {
+                return now.since(swarm.left) <= TTL;
+            }
             swarm.members.retain(|_, member| now.since(member.announced) <= TTL);
-        }
+            !swarm.members.is_empty()
+        });
     }
 
     fn connect(&mut self) {
@@ -164,7 +171,7 @@ impl Session {
         let answered = !sent.is_empty();
         assert!(may.is_none_or(|may| may == answered), "{source} {may:?}: {sent:?}");
         if answered {
-            let swarm = self.swarms.entry(info_hash).or_default();
+            let swarm = self.swarms.entry(info_hash).or_insert_with(Swarm::new);
             let endpoint = Endpoint::new(source.ip(), announce.port);
             swarm.announce(self.world.now, endpoint, &announce);
             swarm.judge(source, endpoint, &announce, &sent[0].bytes);
@@ -222,9 +229,15 @@ impl Session {
 }
 
 impl Swarm {
+    const fn new() -> Self {
+        Self { members: BTreeMap::new(), completed: 0, left: Seconds(0) }
+    }
+
     fn announce(&mut self, now: Seconds, endpoint: Endpoint, announce: &Announce) {
         if announce.event == Event::Stopped {
-            self.members.remove(&endpoint);
+            if self.members.remove(&endpoint).is_some() {
+                self.left = now;
+            }
             return;
         }
         let seeder = announce.left == Left::Bytes(0);
