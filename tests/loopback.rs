@@ -19,6 +19,8 @@ mod limits;
 mod load;
 #[path = "loopback/operation.rs"]
 mod operation;
+#[path = "loopback/proxy.rs"]
+mod proxy;
 #[path = "loopback/swarms.rs"]
 mod swarms;
 #[path = "loopback/websocket.rs"]

@@ -123,6 +123,19 @@ mod tests {
     }
 
     #[test]
+    fn the_order_of_a_list_does_not_matter() {
+        let lines = [5, 1, 7, 3, 1].map(|byte: u8| format!("{byte:02x}").repeat(20));
+        let list = parse_list(lines.join("\n").as_bytes()).expect("a good list");
+        assert_eq!(list.len(), 4);
+        for byte in 0..8 {
+            let hash = InfoHash([byte; 20]);
+            let listed = byte % 2 == 1;
+            assert_eq!(Access::Allow(list.clone()).allows(&hash), listed, "{byte}");
+            assert_eq!(Access::Deny(list.clone()).allows(&hash), !listed, "{byte}");
+        }
+    }
+
+    #[test]
     fn the_first_bad_line_is_named() {
         let good = "00".repeat(20);
         for bad in ["00", "zz", &"00".repeat(21), &"0g".repeat(20), "00 00"] {

@@ -233,4 +233,24 @@ mod tests {
         assert_eq!(trusting.peer_ip(source, Some(mapped)), victim);
         assert_eq!(trusting.peer_ip(victim, Some(source)), victim);
     }
+
+    #[test]
+    fn trusted_proxies_alone_say_who_the_client_is() {
+        let head = |field: &str| format!("GET /announce HTTP/1.1\r\n{field}\r\n");
+        let said = head("x-forwarded-for: 192.0.2.1, 203.0.113.9, 10.0.0.2\r\n");
+        let silent = head("");
+        let said = Head::parse(said.as_bytes()).expect("a head");
+        let silent = Head::parse(silent.as_bytes()).expect("a head");
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let (proxy, stranger, client) = (ip("10.0.0.1"), ip("198.51.100.7"), ip("203.0.113.9"));
+        let trusted_proxies = vec!["10.0.0.0/8".parse().expect("a block")];
+        let proxied = Policy { trusted_proxies, ..policy() };
+        // Behind the last hop that nobody trusts the client may have written what it likes.
+        assert_eq!(proxied.client(proxy, &said), Ok(client));
+        assert_eq!(proxied.client(proxy, &silent), Err(ParseError::BadForwarded));
+        for head in [&said, &silent] {
+            assert_eq!(proxied.client(stranger, head), Ok(stranger));
+            assert_eq!(policy().client(proxy, head), Ok(proxy));
+        }
+    }
 }

@@ -155,7 +155,9 @@ impl Throng {
     /// `listening: UDP on A and B, HTTP on C and D`, then `admin: http://E/health ...`.
     fn read_addresses(&mut self) {
         let addresses = |list: &str| -> Vec<SocketAddr> {
-            list.split(" and ").filter_map(|address| address.trim().parse().ok()).collect()
+            // Behind an address may stand what is special about it.
+            let address = |listener: &str| listener.split_whitespace().next()?.parse().ok();
+            list.split(" and ").filter_map(address).collect()
         };
         for line in self.log() {
             if let Some((_, list)) = line.split_once("listening: UDP on ") {

@@ -1,0 +1,58 @@
+//! Listeners for proxies: who may say there who the client is, and who may not.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+
+use socket2::{Domain, Socket, Type};
+use throng::rng::Rng;
+use throng::wire::bencode::Value;
+
+use super::client::{Http, announce_target, leecher, random_hash};
+use super::process::{PATIENCE, eventually, start};
+
+const PROXY: [u8; 4] = [127, 0, 0, 2];
+const STRANGER: [u8; 4] = [127, 0, 0, 3];
+/// For whom the proxy speaks.
+const CLIENT: [u8; 4] = [203, 0, 113, 9];
+
+/// A connection from an address of this machine.
+fn connect_from(ip: [u8; 4], target: SocketAddr) -> Http {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from((ip, 0)).into()).expect("loopback has many addresses");
+    socket.connect(&target.into()).expect("it listens");
+    Http::over(TcpStream::from(socket))
+}
+
+/// The address that counts for a peer that announces with `fields` over `connection`.
+fn address_of(connection: &mut Http, fields: &str) -> Vec<u8> {
+    let target = announce_target(&leecher(random_hash(&mut Rng::new(50)), 20_016));
+    connection.send(format!("GET {target} HTTP/1.1\r\nHost: t\r\n{fields}\r\n").as_bytes());
+    let response = connection.receive();
+    let address =
+        response.value().get(b"external ip").and_then(Value::as_bytes).map(<[u8]>::to_vec);
+    address.unwrap_or_else(|| panic!("{response:?}"))
+}
+
+#[test]
+fn trusted_proxies_alone_speak_for_others() {
+    let listen = "http.listen=127.0.0.1:0 proxy_protocol,127.0.0.1:0 forwarded";
+    let Some(throng) = start(&[listen, "http.trusted_proxies=127.0.0.2/32"]) else { return };
+    let [proxied, forwarded] = throng.http[..] else { panic!("{:?}", throng.http) };
+
+    let header = b"PROXY TCP4 203.0.113.9 127.0.0.1 5000 80\r\n";
+    let mut connection = connect_from(PROXY, proxied);
+    connection.send(header);
+    assert_eq!(address_of(&mut connection, ""), CLIENT);
+    // It may have been closed before this is written.
+    let mut connection = connect_from(STRANGER, proxied);
+    let request = b"GET /scrape HTTP/1.1\r\nHost: t\r\n\r\n";
+    let _ = connection.stream.write_all(&[&header[..], request].concat());
+    let answer = connection.try_receive(false);
+    assert!(answer.is_err(), "{answer:?}");
+    eventually("it is counted", PATIENCE, || throng.metric("http_proxy_headers_refused") == 1);
+
+    let said = "X-Forwarded-For: 192.0.2.1, 203.0.113.9\r\n";
+    assert_eq!(address_of(&mut connect_from(PROXY, forwarded), said), CLIENT);
+    assert_eq!(address_of(&mut connect_from(STRANGER, forwarded), said), STRANGER);
+    assert_eq!(address_of(&mut connect_from(STRANGER, forwarded), ""), STRANGER);
+}
