@@ -492,12 +492,14 @@ impl SwarmStore {
         }
     }
 
-    /// A list has no peers any more.
+    /// A list has no peers any more. If it was the last that had some, the swarm is as old as that:
+    /// its first list stays, and may have been empty for long.
     fn emptied(&mut self, now: u16, swarm: Block, list: Block) {
-        if list == swarm {
-            self.swarms.lists.head_mut(list).oldest = now;
-        } else {
+        if list != swarm {
             self.swarms.remove_list(swarm, list);
+        }
+        if self.swarms.lists.census(swarm).len == 0 {
+            self.swarms.lists.head_mut(swarm).oldest = now;
         }
     }
 

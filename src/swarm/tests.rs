@@ -1,6 +1,6 @@
 //! The store through its door: the model, the bounds, the fairness of selection.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use proptest::collection::vec;
 use proptest::prelude::{ProptestConfig, any, proptest};
@@ -338,6 +338,23 @@ fn a_lone_peer_that_comes_back_makes_its_swarm_real() {
     }
     assert!(store.totals().evicted_swarms > 0);
     assert!(store.find(Seconds(CAME_BACK_SECS), &info_hash(0)).is_some());
+}
+
+#[test]
+fn downloads_are_told_for_a_peers_life_after_the_last_peer_of_any_family_stopped() {
+    let mut store = store(64 << 20, 100);
+    let first = |report| arrival(1, 1, report);
+    let endpoint = Endpoint::new(Ipv6Addr::from(0x2606_u128 << 112).into(), 6881);
+    let other = Arrival { endpoint, ..arrival(1, 2, SEEDER) };
+    store.announce(Seconds(1_000), &first(LEECHER));
+    store.announce(Seconds(1_000), &first(SEEDER));
+    store.announce(Seconds(1_000), &other);
+    assert!(store.stop(Seconds(1_000), &first(SEEDER)));
+    assert!(store.stop(Seconds(2_000), &other));
+    let swarm = store.find(Seconds(5_000), &info_hash(1)).expect("it stays for 3,000 seconds");
+    assert_eq!(store.counts(swarm), Counts { completed: 1, ..Counts::default() });
+    store.check_invariants();
+    assert_eq!(store.find(Seconds(5_001), &info_hash(1)), None);
 }
 
 #[test]
