@@ -281,11 +281,31 @@ impl WebSent {
     }
 }
 
+/// A message on its way from core to core.
+#[derive(Clone, Debug)]
+pub struct Letter {
+    pub from: u16,
+    pub to: u16,
+    /// The tag of what it comes of: see [`World::set_tag`].
+    pub tag: u64,
+    pub bytes: Vec<u8>,
+}
+
+/// An answer to an HTTP request that had to wait.
+#[derive(Clone, Debug)]
+pub struct HttpSent {
+    pub core: u16,
+    pub connection: u64,
+    pub body: Vec<u8>,
+}
+
 /// What the trackers' effects come to.
 struct Io {
     cores: usize,
     /// By sender times `cores` plus receiver.
-    mailboxes: Vec<VecDeque<Vec<u8>>>,
+    mailboxes: Vec<VecDeque<Letter>>,
+    /// What is posted now comes of this.
+    tag: u64,
     mailbox_messages_max: usize,
     /// Cores whose mailboxes take nothing.
     full: Vec<bool>,
@@ -335,7 +355,8 @@ impl Effects for Exits<'_> {
         if self.io.full[to.index()] || mailbox.len() >= self.io.mailbox_messages_max {
             return Err(MailboxFull);
         }
-        mailbox.push_back(message.to_vec());
+        let (from, to, tag, bytes) = (self.core.0, to.0, self.io.tag, message.to_vec());
+        mailbox.push_back(Letter { from, to, tag, bytes });
         Ok(())
     }
 
@@ -364,6 +385,7 @@ pub struct World {
     /// Which core takes the next HTTP request; `None` for any.
     pub http_core: Option<u16>,
     pub owner: Owner,
+    options: Options,
     trackers: Vec<Tracker>,
     io: Io,
     rng: Rng,
@@ -397,31 +419,17 @@ impl World {
         let mut word = || u32::try_from(rng.next_u64() >> 32).expect("32 bits");
         let keys: [u32; HALFWORDS + 1] = std::array::from_fn(|_| word());
         let owner = Owner::new(keys, options.cores);
-        let policy = Arc::new(options.policy);
-        let ids = ConnectionIds::new([7; 16], 1 << 30, options.connection_id_secs);
-        let tracker = |core| {
-            Tracker::new(Setup {
-                core: CoreId(core),
-                owner: owner.clone(),
-                policy: policy.clone(),
-                access: options.access.clone(),
-                connection_ids: ids.clone(),
-                bounds: options.bounds,
-                hash_key: HashKey(options.seed, u64::from(core)),
-                seed: options.seed ^ u64::from(core) << 32,
-                relay_key: RelayKey::new([9; 16]),
-            })
-        };
         let cores = usize::from(options.cores);
         Self {
             now: Seconds(10_000),
             steering: options.steering,
             http_core: None,
-            trackers: (0..options.cores).map(tracker).collect(),
+            trackers: trackers(&options, &owner),
             owner,
             io: Io {
                 cores,
                 mailboxes: vec![VecDeque::new(); cores * cores],
+                tag: 0,
                 mailbox_messages_max: options.mailbox_messages_max,
                 full: vec![false; cores],
                 deaf: vec![false; cores],
@@ -438,7 +446,20 @@ impl World {
             connections: 0,
             webs: vec![0; cores],
             settled: 0,
+            options,
         }
+    }
+
+    /// The process ends at once and starts again with the same keys: swarms, connections and what
+    /// was under way between cores are gone. The list in force is the one it began with.
+    pub fn restart(&mut self) {
+        self.trackers = trackers(&self.options, &self.owner);
+        self.io.mailboxes.iter_mut().for_each(VecDeque::clear);
+        self.io.web_open.clear();
+        self.io.web_sent.clear();
+        self.io.answers.clear();
+        self.io.sent.clear();
+        self.io.outcomes.clear();
     }
 
     fn cores(&self) -> u16 {
@@ -476,23 +497,8 @@ impl World {
 
     /// Delivers messages until there are none, in an order that only keeps each mailbox's own.
     pub fn settle(&mut self) {
-        loop {
-            let io = &self.io;
-            let ready: Vec<usize> = (0..io.mailboxes.len())
-                .filter(|&at| !io.mailboxes[at].is_empty() && !io.deaf[at % io.cores])
-                .collect();
-            let Ok(count) = u32::try_from(ready.len()) else { unreachable!("few cores") };
-            if count == 0 {
-                break;
-            }
-            let at = ready[self.rng.below(count) as usize];
-            let message = self.io.mailboxes[at].pop_front().expect("it is not empty");
-            let core = |index: usize| u16::try_from(index).expect("few cores");
-            let (from, to) = (core(at / self.io.cores), core(at % self.io.cores));
-            let now = self.now;
-            self.on(to, |tracker, exits| {
-                tracker.handle_message(now, CoreId(from), &message, exits);
-            });
+        while let Some(letter) = self.take_letter() {
+            self.hand(&letter);
         }
         self.settled += 1;
         // It looks at everything there is: now and then, and at the end.
@@ -501,7 +507,38 @@ impl World {
         }
     }
 
-    fn check_invariants(&self) {
+    /// Takes a message out of some mailbox, the next one there, unless its receiver is deaf.
+    pub fn take_letter(&mut self) -> Option<Letter> {
+        let io = &self.io;
+        let ready: Vec<usize> = (0..io.mailboxes.len())
+            .filter(|&at| !io.mailboxes[at].is_empty() && !io.deaf[at % io.cores])
+            .collect();
+        let Ok(count) = u32::try_from(ready.len()) else { unreachable!("few cores") };
+        let at = *ready.get(self.rng.below(count) as usize)?;
+        self.io.mailboxes[at].pop_front()
+    }
+
+    /// Hands a message that was taken to its receiver. What comes of it has its tag.
+    pub fn hand(&mut self, letter: &Letter) {
+        let now = self.now;
+        self.io.tag = letter.tag;
+        self.on(letter.to, |tracker, exits| {
+            tracker.handle_message(now, CoreId(letter.from), &letter.bytes, exits);
+        });
+    }
+
+    /// From here on, what trackers post is marked so that one can tell what it comes of.
+    pub const fn set_tag(&mut self, tag: u64) {
+        self.io.tag = tag;
+    }
+
+    /// One core's second goes by, and no message is delivered.
+    pub fn tick_core(&mut self, core: u16) {
+        let now = self.now;
+        while self.on(core, |tracker, exits| tracker.tick(now, exits)) {}
+    }
+
+    pub fn check_invariants(&self) {
         self.trackers.iter().for_each(Tracker::check_invariants);
     }
 
@@ -540,6 +577,11 @@ impl World {
         total
     }
 
+    /// One core's counters.
+    pub fn counters_of(&mut self, core: u16) -> &Counters {
+        self.trackers[usize::from(core)].counters()
+    }
+
     /// How often this happened, on all cores.
     pub fn dropped(&mut self, reason: DropReason) -> u64 {
         self.counters().drops[reason.index()]
@@ -572,13 +614,18 @@ impl World {
 
     /// Hands several datagrams to a core at once.
     pub fn batch(&mut self, core: u16, batch: &[Datagram<'_>]) {
-        let now = self.now;
-        self.on(core, |tracker, exits| tracker.handle_datagrams(now, batch, exits));
+        self.receive_batch(core, batch);
         self.settle();
     }
 
+    /// Hands several datagrams to a core at once, and does not deliver messages.
+    pub fn receive_batch(&mut self, core: u16, batch: &[Datagram<'_>]) {
+        let now = self.now;
+        self.on(core, |tracker, exits| tracker.handle_datagrams(now, batch, exits));
+    }
+
     /// The core that a datagram reaches.
-    fn steered(&mut self, bytes: &[u8]) -> u16 {
+    pub fn steered(&mut self, bytes: &[u8]) -> u16 {
         let owner = bytes
             .get(16..36)
             .map_or(0, |hash| self.owner.core(&InfoHash(hash.try_into().expect("20 bytes"))).0);
@@ -702,6 +749,50 @@ impl World {
         Some(Response::parse(&bytes, head_only))
     }
 
+    /// Hands one whole head, or what is none, to a core, and does not deliver messages: the
+    /// response, unless that comes later, and whether the connection stays open.
+    pub fn http_head(
+        &mut self,
+        core: u16,
+        (source, connection): (IpAddr, u64),
+        request: &[u8],
+    ) -> (Option<Response>, bool) {
+        let mut body = b"left over".to_vec();
+        let now = self.now;
+        let parsed = head_end(request, 0).and_then(|_| Head::parse(request));
+        let (status, keep_alive) = match parsed {
+            Ok(head) => {
+                let source = (source, Connection(connection));
+                let answer = self.on(core, |tracker, exits| {
+                    tracker.handle_http(now, source, &head, &mut body, exits)
+                });
+                match answer {
+                    HttpAnswer::Ready(status) => (status, head.keep_alive),
+                    HttpAnswer::Pending => return (None, head.keep_alive),
+                }
+            }
+            Err(error) => {
+                let bad = |tracker: &mut Tracker, _: &mut Exits<'_>| {
+                    tracker.handle_bad_http(source, error, &mut body)
+                };
+                (self.on(core, bad), false)
+            }
+        };
+        let mut bytes = Vec::new();
+        write_response(&mut bytes, status, &body, keep_alive, false);
+        (Some(Response::parse(&bytes, false)), keep_alive)
+    }
+
+    /// Answers to HTTP requests that waited, since the last call.
+    pub fn http_sent(&mut self) -> Vec<HttpSent> {
+        let sent = |(core, connection, body): (CoreId, Connection, Vec<u8>)| HttpSent {
+            core: core.0,
+            connection: connection.0,
+            body,
+        };
+        std::mem::take(&mut self.io.answers).into_iter().map(sent).collect()
+    }
+
     /// What a connection is told whose answer has not come in time.
     pub fn late_http(&mut self, core: u16) -> Response {
         let mut body = Vec::new();
@@ -819,7 +910,35 @@ impl World {
     }
 }
 
-fn listener_of(source: SocketAddr) -> u8 {
+fn trackers(options: &Options, owner: &Owner) -> Vec<Tracker> {
+    let policy = Arc::new(options.policy.clone());
+    let ids = ConnectionIds::new([7; 16], 1 << 30, options.connection_id_secs);
+    let tracker = |core| {
+        Tracker::new(Setup {
+            core: CoreId(core),
+            owner: owner.clone(),
+            policy: policy.clone(),
+            access: options.access.clone(),
+            connection_ids: ids.clone(),
+            bounds: options.bounds,
+            hash_key: HashKey(options.seed, u64::from(core)),
+            seed: options.seed ^ u64::from(core) << 32,
+            relay_key: RelayKey::new([9; 16]),
+        })
+    };
+    (0..options.cores).map(tracker).collect()
+}
+
+impl HttpSent {
+    /// As the connection reads it.
+    pub fn response(&self) -> Response {
+        let mut bytes = Vec::new();
+        write_response(&mut bytes, throng::wire::http::Status::Ok, &self.body, true, false);
+        Response::parse(&bytes, false)
+    }
+}
+
+pub fn listener_of(source: SocketAddr) -> u8 {
     if source.is_ipv4() { LISTENER_V4 } else { LISTENER_V6 }
 }
 
