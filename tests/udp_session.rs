@@ -31,13 +31,5 @@ proptest! {
 
 #[test]
 fn the_corpus_agrees_with_the_model() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/udp_session");
-    let mut count = 0;
-    for entry in std::fs::read_dir(folder).expect("the corpus is part of the repository") {
-        let path = entry.expect("a readable folder").path();
-        println!("{}", path.display());
-        session::check(&std::fs::read(path).expect("a readable file"));
-        count += 1;
-    }
-    assert!(count > 0, "{folder} is empty");
+    support::replay("udp_session", session::check);
 }

@@ -1,7 +1,7 @@
 //! The slow and obvious tracker: maps, and everything at once.
 //!
 //! It is told what reaches the owner of a swarm, when it reaches it, and says what the answer must
-//! be. It knows the rules from `PROTOCOL.md` and shares no code with what it judges.
+//! be. It knows the rules as an operator is told them, and shares no code with what it judges.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -12,6 +12,7 @@ use throng::wire::addr::{Endpoint, Family};
 use throng::wire::announce::{Announce, Event, Left, NumWant};
 use throng::wire::id::{InfoHash, PeerId};
 
+use super::support::naive::{Member, Swarm};
 use super::support::{Web, hash};
 
 /// How a model is wrong on purpose: each must be noticed.
@@ -30,58 +31,6 @@ pub enum Wrong {
     Seeders,
     /// What a connection's end means is forgotten.
     Close,
-}
-
-#[derive(Clone, Debug)]
-struct Member {
-    announced: Seconds,
-    seeder: bool,
-    partial: bool,
-    counted: bool,
-    scope: u8,
-}
-
-/// A swarm of peers that go by `K`.
-#[derive(Clone, Debug)]
-struct Swarm<K> {
-    /// When somebody was last here.
-    touched: Seconds,
-    completed: u32,
-    members: BTreeMap<K, Member>,
-}
-
-impl<K: Ord> Swarm<K> {
-    const fn new(now: Seconds) -> Self {
-        Self { touched: now, completed: 0, members: BTreeMap::new() }
-    }
-
-    fn announce(&mut self, now: Seconds, key: K, (seeder, event): (bool, Event), wrong: Wrong) {
-        let before = self.members.get(&key);
-        let done = seeder || event == Event::Completed;
-        let completes = before.is_some_and(|before| {
-            !before.seeder && (!before.counted || wrong == Wrong::Completed) && done
-        });
-        let counted = completes || before.is_some_and(|before| before.counted);
-        let partial = event == Event::Paused && !seeder;
-        let member = Member { announced: now, seeder, partial, counted, scope: 0 };
-        self.members.insert(key, member);
-        self.completed += u32::from(completes);
-        self.touched = now;
-    }
-
-    /// [seeders, completed, leechers, downloaders]
-    fn counts(&self) -> [u32; 4] {
-        let count = |keep: fn(&Member) -> bool| {
-            let kept = self.members.values().filter(|&member| keep(member)).count();
-            u32::try_from(kept).expect("few")
-        };
-        [
-            count(|member| member.seeder),
-            self.completed,
-            count(|member| !member.seeder),
-            count(|member| !member.seeder && !member.partial),
-        ]
-    }
 }
 
 /// What the answer to an announce must be.
@@ -190,9 +139,8 @@ impl Model {
         if stopped {
             self.stop(now, &hash, &asker);
         } else if !DENIED_PORTS.contains(&announce.port) {
-            let swarm = self.swarms.entry(hash).or_insert(Swarm::new(now));
-            swarm.announce(now, asker, (seeder, announce.event), self.wrong);
-            swarm.members.get_mut(&asker).expect("entered above").scope = scope(ip);
+            let swarm = self.swarms.entry(hash).or_default();
+            enter(swarm, now, asker, (seeder, announce.event), self.wrong);
         }
         let want = match announce.num_want {
             NumWant::Default => 50,
@@ -207,7 +155,7 @@ impl Model {
         let may = |(endpoint, member): &(&Endpoint, &Member)| {
             (**endpoint != asker || self.wrong == Wrong::Asker)
                 && !(seeder && member.seeder && self.wrong != Wrong::Seeders)
-                && (member.scope == 0 || member.scope == scope(ip))
+                && [0, scope(ip)].contains(&scope(endpoint.ip()))
                 && family.is_none_or(|family| family == endpoint.family())
         };
         let members = self.swarms.get(&hash).map(|swarm| swarm.members.iter());
@@ -272,8 +220,8 @@ impl Model {
             return if self.polite { WebVerdict::Polite } else { WebVerdict::Refused(NOT_ALLOWED) };
         }
         if !stopped {
-            let swarm = self.webs.entry(hash).or_insert(Swarm::new(now));
-            swarm.announce(now, key, (seeder, event), self.wrong);
+            let swarm = self.webs.entry(hash).or_default();
+            enter(swarm, now, key, (seeder, event), self.wrong);
             self.web_due = self.web_due.min(now.plus(self.web_ttl + 1));
         }
         let may = |(other, member): &(&WebPeer, &Member)| {
@@ -329,6 +277,22 @@ impl Model {
         let first = due.min().unwrap_or(Seconds(u32::MAX / 2));
         self.web_due = first.plus(self.web_ttl + 1);
     }
+}
+
+/// A peer joins or stays.
+fn enter<K: Ord>(
+    swarm: &mut Swarm<K>,
+    now: Seconds,
+    key: K,
+    (seeder, event): (bool, Event),
+    wrong: Wrong,
+) {
+    if wrong == Wrong::Completed
+        && let Some(member) = swarm.members.get_mut(&key)
+    {
+        member.counted = false;
+    }
+    swarm.announce(now, key, seeder, event);
 }
 
 /// Who can reach whom, of the addresses that clients here have: 0 for everybody.

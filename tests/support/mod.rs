@@ -7,6 +7,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
+pub mod naive;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -1049,6 +1051,22 @@ pub fn leecher(info_hash: InfoHash, port: u16) -> Announce {
 /// A seeder's regular announce.
 pub fn seeder(info_hash: InfoHash, port: u16) -> Announce {
     Announce { left: Left::Bytes(0), ..leecher(info_hash, port) }
+}
+
+/// Looks again at what a fuzz target has found worth keeping.
+///
+/// # Panics
+/// If `check` does, or there is nothing.
+pub fn replay(target: &str, check: fn(&[u8])) {
+    let folder = format!("{}/fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
+    let mut count = 0;
+    for entry in std::fs::read_dir(&folder).expect("it is part of the repository") {
+        let path = entry.expect("a readable folder").path();
+        println!("{}", path.display());
+        check(&std::fs::read(path).expect("a readable file"));
+        count += 1;
+    }
+    assert!(count > 0, "{folder} is empty");
 }
 
 /// Every byte of `bytes` as `%XX`.

@@ -17,6 +17,7 @@ use throng::wire::announce::{Announce, Event, Left, NumWant};
 use throng::wire::id::{ConnectionId, InfoHash, PeerId};
 use throng::wire::udp::{Reply, Request};
 
+use super::support::naive::Swarm;
 use super::support::*;
 
 const SOURCES: u8 = 6;
@@ -28,27 +29,10 @@ const NUM_WANT_MAX: usize = 200;
 const EVENTS: [Event; 5] =
     [Event::None, Event::Completed, Event::Started, Event::Stopped, Event::Paused];
 
-/// A peer as the model knows it.
-#[derive(Clone, Copy, Debug)]
-struct Member {
-    announced: Seconds,
-    seeder: bool,
-    counted: bool,
-}
-
-/// A swarm whose last peer expires goes; one whose last peer stops is remembered for as long.
-#[derive(Debug)]
-struct Swarm {
-    members: BTreeMap<Endpoint, Member>,
-    completed: u32,
-    /// When the last peer stopped, if nobody is there.
-    left: Seconds,
-}
-
 struct Session {
     world: World,
     bytes: VecDeque<u8>,
-    swarms: BTreeMap<InfoHash, Swarm>,
+    swarms: BTreeMap<InfoHash, Swarm<Endpoint>>,
     /// What each source has been given, and when.
     ids: BTreeMap<SocketAddr, Vec<(ConnectionId, Seconds)>>,
 }
@@ -118,9 +102,10 @@ impl Session {
             _ => self.announce(kind),
         }
         let now = self.world.now;
+        // A swarm goes with the last peer that expires, or a peer's life after the last that stops.
         self.swarms.retain(|_, swarm| {
             if swarm.members.is_empty() {
-                return now.since(swarm.left) <= TTL;
+                return now.since(swarm.touched) <= TTL;
             }
             swarm.members.retain(|_, member| now.since(member.announced) <= TTL);
             !swarm.members.is_empty()
@@ -171,10 +156,14 @@ impl Session {
         let answered = !sent.is_empty();
         assert!(may.is_none_or(|may| may == answered), "{source} {may:?}: {sent:?}");
         if answered {
-            let swarm = self.swarms.entry(info_hash).or_insert_with(Swarm::new);
-            let endpoint = Endpoint::new(source.ip(), announce.port);
-            swarm.announce(self.world.now, endpoint, &announce);
-            swarm.judge(source, endpoint, &announce, &sent[0].bytes);
+            let swarm = self.swarms.entry(info_hash).or_default();
+            let (now, endpoint) = (self.world.now, Endpoint::new(source.ip(), announce.port));
+            if event == Event::Stopped {
+                swarm.stop(now, &endpoint);
+            } else {
+                swarm.announce(now, endpoint, left == Left::Bytes(0), event);
+            }
+            judge(swarm, source, endpoint, &announce, &sent[0].bytes);
         }
     }
 
@@ -189,8 +178,8 @@ impl Session {
         let told = read_scrape(&sent.bytes);
         assert_eq!(told.len(), hashes.len());
         for (told, hash) in told.iter().zip(&hashes) {
-            let expected = self.swarms.get(hash).map_or([0; 3], Swarm::counts);
-            assert_eq!(*told, expected, "{hash:?}");
+            let expected = self.swarms.get(hash).map_or([0; 4], Swarm::counts);
+            assert_eq!(told[..], expected[..3], "{hash:?}");
         }
     }
 
@@ -228,56 +217,33 @@ impl Session {
     }
 }
 
-impl Swarm {
-    const fn new() -> Self {
-        Self { members: BTreeMap::new(), completed: 0, left: Seconds(0) }
-    }
-
-    fn announce(&mut self, now: Seconds, endpoint: Endpoint, announce: &Announce) {
-        if announce.event == Event::Stopped {
-            if self.members.remove(&endpoint).is_some() {
-                self.left = now;
-            }
-            return;
-        }
-        let seeder = announce.left == Left::Bytes(0);
-        let before = self.members.get(&endpoint);
-        let done = seeder || announce.event == Event::Completed;
-        let completes = before.is_some_and(|before| !before.seeder && !before.counted && done);
-        let counted = completes || before.is_some_and(|before| before.counted);
-        self.members.insert(endpoint, Member { announced: now, seeder, counted });
-        self.completed += u32::from(completes);
-    }
-
-    /// [seeders, completed, leechers]
-    fn counts(&self) -> [u32; 3] {
-        let seeders = self.members.values().filter(|member| member.seeder).count();
-        let count = |count: usize| u32::try_from(count).expect("few");
-        [count(seeders), self.completed, count(self.members.len() - seeders)]
-    }
-
-    /// Reads the answer to the announce that was just made.
-    fn judge(&self, source: SocketAddr, asker: Endpoint, announce: &Announce, bytes: &[u8]) {
-        let answer = read_announce(bytes, source);
-        let [seeders, _, leechers] = self.counts();
-        assert_eq!(answer.counts(), (seeders, leechers));
-        let seeds = announce.left == Left::Bytes(0);
-        let candidates: BTreeSet<Endpoint> = self
-            .members
-            .iter()
-            .filter(|(peer, member)| {
-                **peer != asker && peer.family() == asker.family() && !(seeds && member.seeder)
-            })
-            .map(|(peer, _)| *peer)
-            .collect();
-        let wanted = match announce.num_want {
-            _ if announce.event == Event::Stopped => 0,
-            NumWant::Default => NUM_WANT_DEFAULT,
-            NumWant::Count(count) => usize::try_from(count).expect("a byte").min(NUM_WANT_MAX),
-        };
-        assert_eq!(answer.peers.len(), wanted.min(candidates.len()), "{answer:?}");
-        let distinct: BTreeSet<Endpoint> = answer.peers.iter().copied().collect();
-        assert_eq!(distinct.len(), answer.peers.len(), "nobody comes twice");
-        assert!(distinct.is_subset(&candidates), "{answer:?} of {candidates:?}");
-    }
+/// Reads the answer to the announce that was just made.
+fn judge(
+    swarm: &Swarm<Endpoint>,
+    source: SocketAddr,
+    asker: Endpoint,
+    announce: &Announce,
+    bytes: &[u8],
+) {
+    let answer = read_announce(bytes, source);
+    let [seeders, _, leechers, _] = swarm.counts();
+    assert_eq!(answer.counts(), (seeders, leechers));
+    let seeds = announce.left == Left::Bytes(0);
+    let candidates: BTreeSet<Endpoint> = swarm
+        .members
+        .iter()
+        .filter(|(peer, member)| {
+            **peer != asker && peer.family() == asker.family() && !(seeds && member.seeder)
+        })
+        .map(|(peer, _)| *peer)
+        .collect();
+    let wanted = match announce.num_want {
+        _ if announce.event == Event::Stopped => 0,
+        NumWant::Default => NUM_WANT_DEFAULT,
+        NumWant::Count(count) => usize::try_from(count).expect("a byte").min(NUM_WANT_MAX),
+    };
+    assert_eq!(answer.peers.len(), wanted.min(candidates.len()), "{answer:?}");
+    let distinct: BTreeSet<Endpoint> = answer.peers.iter().copied().collect();
+    assert_eq!(distinct.len(), answer.peers.len(), "nobody comes twice");
+    assert!(distinct.is_subset(&candidates), "{answer:?} of {candidates:?}");
 }

@@ -19,6 +19,7 @@ use throng::wire::announce::{Announce, Event, Left};
 use throng::wire::id::{InfoHash, PeerId};
 
 use super::says::*;
+use super::support::naive::{Member, Swarm};
 use super::support::*;
 
 const SEEDS: u64 = 300;
@@ -27,58 +28,6 @@ const SWARMS: u64 = 4;
 const CONNECTIONS: u32 = 8;
 const PEERS: u8 = 3;
 const EVENTS: [&str; 8] = ["", "started", "completed", "stopped", "paused", "", "update", ""];
-
-/// A peer as the model knows it.
-#[derive(Clone, Debug)]
-struct Member {
-    announced: Seconds,
-    seeder: bool,
-    partial: bool,
-    counted: bool,
-}
-
-/// A swarm of peers that go by `K`.
-#[derive(Clone, Debug)]
-struct Swarm<K> {
-    touched: Seconds,
-    completed: u32,
-    members: BTreeMap<K, Member>,
-}
-
-impl<K> Default for Swarm<K> {
-    fn default() -> Self {
-        Self { touched: Seconds(0), completed: 0, members: BTreeMap::new() }
-    }
-}
-
-impl<K: Ord> Swarm<K> {
-    /// A peer joins or stays. Returns whether it has finished a download.
-    fn announce(&mut self, now: Seconds, key: K, seeder: bool, event: &str) -> bool {
-        self.touched = now;
-        let before = self.members.get(&key);
-        let done = seeder || event == "completed";
-        let completes = before.is_some_and(|before| !before.seeder && !before.counted && done);
-        let counted = completes || before.is_some_and(|before| before.counted);
-        let partial = event == "paused" && !seeder;
-        self.members.insert(key, Member { announced: now, seeder, partial, counted });
-        self.completed += u32::from(completes);
-        completes
-    }
-
-    /// [seeders, completed, leechers, downloaders]
-    fn counts(&self) -> [u32; 4] {
-        let count = |keep: fn(&Member) -> bool| {
-            let kept = self.members.values().filter(|&member| keep(member)).count();
-            u32::try_from(kept).expect("few")
-        };
-        [
-            count(|member| member.seeder),
-            self.completed,
-            count(|member| !member.seeder),
-            count(|member| !member.seeder && !member.partial),
-        ]
-    }
-}
 
 /// What an owner is told.
 #[derive(Clone, Debug)]
@@ -316,7 +265,8 @@ impl Script {
                     }
                 } else {
                     let swarm = self.swarms.entry(hash).or_default();
-                    self.completed += u64::from(swarm.announce(now, key, left == 0, event));
+                    self.completed +=
+                        u64::from(swarm.announce(now, key, left == 0, event_of(event)));
                     let may = |(other, member): &(&(Web, PeerId), &Member)| {
                         **other != key && !(left == 0 && member.seeder)
                     };
@@ -552,20 +502,14 @@ impl Script {
         let (hash, source) = (self.hash(), if n < 2 { v4(n) } else { v6(n) });
         let which = self.choices.below(8) as usize;
         let left = u64::from(self.choices.below(3)) * 500;
-        let event = match EVENTS[which] {
-            "started" => Event::Started,
-            "completed" => Event::Completed,
-            "stopped" => Event::Stopped,
-            "paused" => Event::Paused,
-            _ => Event::None,
-        };
+        let event = event_of(EVENTS[which]);
         let announce = Announce { left: Left::Bytes(left), event, ..leecher(hash, 6_881) };
         let endpoint = Endpoint::new(source.ip(), announce.port);
         let swarm = self.others.entry(hash).or_default();
         if event == Event::Stopped {
             swarm.members.remove(&endpoint);
         } else {
-            let completes = swarm.announce(self.world.now, endpoint, left == 0, EVENTS[which]);
+            let completes = swarm.announce(self.world.now, endpoint, left == 0, event);
             self.completed += u64::from(completes);
         }
         let known: BTreeSet<Endpoint> = swarm.members.keys().copied().collect();
@@ -729,4 +673,8 @@ impl Script {
 
 fn given_to<'a>(pending: &'a mut [Pending], id: &str) -> Option<&'a mut Pending> {
     pending.iter_mut().find(|pending| pending.id == id)
+}
+
+fn event_of(word: &str) -> Event {
+    Event::from_http(word.as_bytes())
 }

@@ -1,7 +1,7 @@
 //! A second, slow and plain reading of heads and queries, to hold the real one against.
 //!
 //! It makes text of the bytes, one character per byte, and then uses the string functions of the
-//! standard library, as the rules of PROTOCOL.md section 5 would be told.
+//! standard library, as the rules would be told.
 
 use super::*;
 use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP_HEADERS_MAX};

@@ -1,4 +1,4 @@
-//! What clients send, what attackers send (THREATS.md H-10 to H-14, H-23, H-24), and the model.
+//! What clients send, what attackers send, and the model.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! Vectors of BEP 15, its corners (THREATS.md U-30 and U-32), and the model.
+//! Vectors of BEP 15, its corners, and the model.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
