@@ -58,6 +58,8 @@ pub const WEB_PENDING_MAX: usize = 64;
 pub const WEB_PENDING_SECONDS: u32 = 120;
 /// Bytes that wait for a slow reader before its connection is closed.
 pub const WEB_QUEUE_BYTES_MAX: usize = 256 * 1_024;
+/// Bytes that wait for a slow reader before what others send to it is left out.
+pub const WEB_RELAYED_BYTES_MAX: usize = WEB_QUEUE_BYTES_MAX / 2;
 /// Seconds between two pings.
 pub const WEB_PING_SECONDS: u32 = 30;
 /// Seconds without a byte, pongs included, after which the other side is gone: two pings and a
@@ -110,7 +112,7 @@ const _: () = assert!(8 + 12 * UDP_SCRAPE_HASHES_MAX <= UDP_REPLY_BYTES_MAX);
 const _: () = assert!(16 + 20 * (UDP_SCRAPE_HASHES_MAX + 1) <= DATAGRAM_BYTES_MAX);
 const _: () = assert!(NUM_WANT_DEFAULT <= NUM_WANT_MAX);
 const _: () = assert!(2 * WEB_PING_SECONDS < WEB_SILENT_SECONDS);
-const _: () = assert!(WEB_MESSAGE_BYTES_MAX + 1_024 <= WEB_QUEUE_BYTES_MAX);
+const _: () = assert!(WEB_MESSAGE_BYTES_MAX + 1_024 <= WEB_RELAYED_BYTES_MAX);
 const _: () = assert!(LOAD_TORRENTS_MAX as usize <= WEB_TORRENTS_MAX);
 // Each source on loopback has an address of its own: 250 in each of 250 networks.
 const _: () = assert!(LOAD_THREADS_MAX as u32 * LOAD_SOURCES_MAX as u32 <= 250 * 250);

@@ -8,7 +8,7 @@ use super::ring::{Outbox, Token};
 use crate::limits::UDP_REPLY_BYTES_MAX;
 use crate::tracker::http::Connection;
 use crate::tracker::owner::CoreId;
-use crate::tracker::{Effects, MailboxFull};
+use crate::tracker::{Effects, MailboxFull, WebKind};
 
 /// Copies of answers that are kept for the next ones.
 const SPARE_COPIES: usize = 256;
@@ -21,7 +21,7 @@ pub(super) struct Answers {
     /// The answer to the request that waits.
     pub http: Vec<(Token, Vec<u8>)>,
     /// Messages, oldest first.
-    pub web: Vec<(Token, Vec<u8>)>,
+    pub web: Vec<(Token, Vec<u8>, WebKind)>,
     spare: Vec<Vec<u8>>,
 }
 
@@ -67,8 +67,8 @@ impl Effects for Exits<'_> {
         self.answers.http.push((Token::from_bits(connection.0), copy));
     }
 
-    fn send_web(&mut self, connection: Connection, text: &[u8]) {
+    fn send_web(&mut self, connection: Connection, text: &[u8], kind: WebKind) {
         let copy = self.answers.copy(text);
-        self.answers.web.push((Token::from_bits(connection.0), copy));
+        self.answers.web.push((Token::from_bits(connection.0), copy, kind));
     }
 }

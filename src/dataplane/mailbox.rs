@@ -18,8 +18,11 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+#[cfg(not(all(test, feature = "loom")))]
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 
+#[cfg(all(test, feature = "loom"))]
+use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
@@ -456,5 +459,7 @@ impl Post {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "loom"))]
+mod interleavings;
+#[cfg(all(test, not(feature = "loom")))]
 mod tests;

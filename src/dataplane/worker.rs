@@ -5,10 +5,13 @@
 //! worker with nothing to do sleeps in its glommio executor until its eventfd is written: by the
 //! kernel for the ring, or by another core for a mailbox.
 
+mod accepting;
+mod stopping;
+
 use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +19,7 @@ use rustix::io::Errno;
 use rustls::ServerConfig;
 
 use super::budget::Budget;
-use super::connections::{Connections, Limits, Listening, Refused};
+use super::connections::{Connections, Limits, Listening};
 use super::exits::{Answers, Exits};
 use super::mailbox::Post;
 use super::orders::Orders;
@@ -36,10 +39,9 @@ const IDLE_TURNS: u32 = 4;
 /// short: other cores hand on datagrams too.
 const MESSAGES_MAX: usize = 256;
 const MESSAGES_MIN: usize = 32;
-/// Seconds between two log lines about the same trouble.
-const LOG_SECONDS: u32 = 60;
-/// Turns for answers to leave after the order to stop.
-const GOODBYE_TURNS: u32 = 8;
+/// Accepted connections that may wait before no more are accepted: further ones wait in the kernel,
+/// which has a bound for them.
+const ACCEPTS_MAX: usize = 64;
 
 /// What makes a worker.
 pub struct Parts {
@@ -85,7 +87,14 @@ pub struct Worker {
     completions: Vec<Completion>,
     /// Completions of connections that wait for a turn with time for them, in their order.
     waiting: VecDeque<Completion>,
-    /// Bytes of TLS handshakes, which wait until no other connection does.
+    /// Accepted connections among those.
+    accepts: usize,
+    /// Buffers of connections among those, and how many there are in all.
+    lent: usize,
+    buffers: usize,
+    /// Reads that found no buffer, oldest first.
+    starved: VecDeque<Token>,
+    /// Bytes of TLS handshakes, which come behind all that.
     handshakes: VecDeque<(Token, Vec<u8>)>,
     /// Completions of this turn that brought a datagram.
     received: Vec<Completion>,
@@ -99,6 +108,8 @@ pub struct Worker {
     answers: Answers,
     message: Vec<u8>,
     logged: Option<Seconds>,
+    /// Nothing new is taken on any more.
+    stopping: bool,
 }
 
 /// An HTTP listener.
@@ -115,6 +126,8 @@ enum Accepting {
     No,
     /// It takes them.
     Yes,
+    /// It is told to stop, because too many wait that it has taken.
+    Pausing,
     /// It closes them: there are no descriptors. The timer tries again.
     Refusing,
 }
@@ -149,11 +162,16 @@ impl Worker {
             surveyed: Seconds(0),
             completions: Vec::new(),
             waiting: VecDeque::new(),
+            accepts: 0,
+            lent: 0,
+            buffers: parts.sizes.streams.into(),
+            starved: VecDeque::new(),
             handshakes: VecDeque::new(),
             received: Vec::new(),
             answers: Answers::default(),
             message: Vec::new(),
             logged: None,
+            stopping: false,
         };
         worker.ring.notify(false);
         worker.ring.start_timer(TIMER);
@@ -211,18 +229,24 @@ impl Worker {
         // Datagrams first. Connections may take long, a handshake of TLS as long as a hundred
         // announces: they have the turn's budget, and what is left waits for the next turn.
         let mut completions = std::mem::take(&mut self.completions);
+        let mut is_time = false;
         for completion in completions.drain(..) {
             match completion.operation {
                 Operation::Datagram(_) | Operation::Reply(_) => self.complete_udp(&completion),
-                _ => self.waiting.push_back(completion),
+                Operation::Timer => is_time = true,
+                _ => self.enqueue(completion),
             }
         }
         self.completions = completions;
         self.handle_datagrams();
+        if is_time {
+            self.ring.start_timer(TIMER);
+            self.tick();
+        }
         let budget = Budget::begin();
         self.serve_connections(&budget);
         let messages = self.handle_messages(&budget);
-        self.deliver_answers();
+        self.deliver_answers(&budget);
         self.post.flush();
         if let Some(access) = self.orders.new_access() {
             self.tracker.set_access(access);
@@ -236,25 +260,55 @@ impl Worker {
         if self.sweeping {
             self.sweeping = self.tracker.sweep(self.now);
         }
-        let waiting = !self.waiting.is_empty() || !self.handshakes.is_empty();
+        let waiting = !self.waiting.is_empty()
+            || !self.handshakes.is_empty()
+            || self.connections.has_closed();
         Ok(busy || messages || waiting || self.sweeping || self.connections.is_expiring())
+    }
+
+    /// Puts what a connection has come to behind what waits already.
+    fn enqueue(&mut self, completion: Completion) {
+        match completion.operation {
+            Operation::Read(token) if is_out_of_buffers(&completion) => {
+                self.tracker.counters_mut().ring_enobufs[0] += 1;
+                self.starved.push_back(token);
+                return;
+            }
+            Operation::Accept(_) => {
+                self.accepts += 1;
+                if self.accepts >= ACCEPTS_MAX {
+                    self.pause_accepts();
+                }
+            }
+            _ => {}
+        }
+        self.lent += usize::from(completion.holds_buffer());
+        self.waiting.push_back(completion);
     }
 
     /// Goes on with connections for the time that there is. One unit at least of everything, so
     /// that nothing stands still.
     fn serve_connections(&mut self, budget: &Budget) {
-        let mut goes_on = self.resume_handshake();
         while let Some(completion) = self.waiting.pop_front() {
             self.complete(completion);
             if budget.is_spent() {
                 break;
             }
         }
-        while goes_on && !budget.is_spent() {
-            goes_on = self.resume_handshake();
-        }
+        self.feed_starved();
         if self.connections.is_expiring() {
             self.connections.expire(self.now, budget, &mut self.tracker, &mut self.ring);
+        }
+        while self.resume_handshake() && !budget.is_spent() {}
+    }
+
+    /// Lets reads that found no buffer try again, as many as there are buffers for: more would only
+    /// fail again.
+    fn feed_starved(&mut self) {
+        let free = self.buffers.saturating_sub(self.lent);
+        for token in self.starved.drain(..free.min(self.starved.len())) {
+            let progress = self.connections.starved(token);
+            self.connections.proceed(self.now, token, progress, &mut self.ring);
         }
     }
 
@@ -284,14 +338,20 @@ impl Worker {
 
     fn complete(&mut self, completion: Completion) {
         match completion.operation {
-            Operation::Datagram(_) | Operation::Reply(_) | Operation::Cancel => {}
-            Operation::Accept(listener) => self.accepted(usize::from(listener), completion),
+            Operation::Datagram(_) | Operation::Reply(_) | Operation::Timer | Operation::Cancel => {
+            }
+            Operation::Accept(listener) => {
+                self.accepts -= 1;
+                self.accepted(usize::from(listener), completion);
+            }
             Operation::Refuse(listener) => self.refused(usize::from(listener), &completion),
-            Operation::Read(token) if self.is_of_handshake(token, &completion) => {
+            Operation::Read(token) if self.connections.is_handshaking(token) => {
                 // A copy: the buffers are for everybody, and who waits has only this one read.
                 let (inbox, _) = self.ring.split();
-                self.handshakes.push_back((token, inbox.read_bytes(&completion).to_vec()));
-                self.ring.recycle(&completion);
+                let bytes = inbox.read_bytes(&completion).to_vec();
+                self.tracker.counters_mut().http_received_bytes[0] += bytes.len() as u64;
+                self.handshakes.push_back((token, bytes));
+                self.recycle(&completion);
             }
             Operation::Read(token) => self.read(token, completion),
             Operation::Write(token) => {
@@ -304,16 +364,13 @@ impl Worker {
                     self.connections.written(self.now, token, written, tracker, &mut exits);
                 self.connections.proceed(self.now, token, progress, &mut self.ring);
             }
-            Operation::Timer => {
-                self.ring.start_timer(TIMER);
-                self.tick();
-            }
         }
     }
 
-    /// Whether bytes came that are a handshake's.
-    fn is_of_handshake(&mut self, token: Token, completion: &Completion) -> bool {
-        !is_out_of_buffers(completion) && self.connections.is_handshaking(token)
+    /// Gives back the buffer that a connection's bytes came in.
+    fn recycle(&mut self, completion: &Completion) {
+        self.lent -= usize::from(completion.holds_buffer());
+        self.ring.recycle(completion);
     }
 
     /// Goes on with the handshake that has waited longest. Returns whether there was one.
@@ -322,8 +379,8 @@ impl Worker {
         let (_, outbox) = self.ring.split();
         let (udp, post, answers) = (&self.udp, &mut self.post, &mut self.answers);
         let mut exits = Exits { outbox, udp, post, answers };
-        let (bytes, tracker) = (Some(&bytes[..]), &mut self.tracker);
-        let progress = self.connections.received(self.now, token, bytes, tracker, &mut exits);
+        let tracker = &mut self.tracker;
+        let progress = self.connections.received(self.now, token, &bytes, tracker, &mut exits);
         self.connections.proceed(self.now, token, progress, &mut self.ring);
         true
     }
@@ -362,7 +419,7 @@ impl Worker {
         }
         received.clear();
         self.received = received;
-        for listener in self.unarmed.drain(..) {
+        for listener in self.unarmed.drain(..).filter(|_| !self.stopping) {
             self.ring.receive_datagrams(self.udp[usize::from(listener)].as_fd(), listener);
         }
     }
@@ -387,16 +444,17 @@ impl Worker {
     }
 
     /// Brings what the tracker said to the connections that it is for, and tells it which of them
-    /// have gone.
-    fn deliver_answers(&mut self) {
+    /// have gone, as far as time allows: one that was in many swarms costs as much as many
+    /// announces.
+    fn deliver_answers(&mut self, budget: &Budget) {
         while let Some((token, body)) = self.answers.http.pop() {
             let progress = self.connections.answered(token, &body);
             self.connections.proceed(self.now, token, progress, &mut self.ring);
             self.answers.recycle(body);
         }
         let mut messages = std::mem::take(&mut self.answers.web);
-        for (token, text) in messages.drain(..) {
-            let progress = self.connections.send_web(token, &text, &mut self.tracker);
+        for (token, text, kind) in messages.drain(..) {
+            let progress = self.connections.send_web(token, (&text, kind), &mut self.tracker);
             self.connections.proceed(self.now, token, progress, &mut self.ring);
             self.answers.recycle(text);
         }
@@ -406,110 +464,23 @@ impl Worker {
             let (udp, post, answers) = (&self.udp, &mut self.post, &mut self.answers);
             let mut exits = Exits { outbox, udp, post, answers };
             self.tracker.web_closed(self.now, Connection(token.to_bits()), &mut exits);
+            if budget.is_spent() {
+                break;
+            }
         }
     }
 
     fn read(&mut self, token: Token, completion: Completion) {
-        let starved = is_out_of_buffers(&completion);
         let (inbox, outbox) = self.ring.split();
         // An error ends the connection as the end of the stream does.
-        let bytes = (!starved).then(|| inbox.read_bytes(&completion));
-        let counters = self.tracker.counters_mut();
-        counters.http_received_bytes[0] += bytes.map_or(0, |bytes| bytes.len() as u64);
-        counters.ring_enobufs[0] += u64::from(starved);
+        let bytes = inbox.read_bytes(&completion);
+        self.tracker.counters_mut().http_received_bytes[0] += bytes.len() as u64;
         let (udp, post, answers) = (&self.udp, &mut self.post, &mut self.answers);
         let mut exits = Exits { outbox, udp, post, answers };
         let progress =
             self.connections.received(self.now, token, bytes, &mut self.tracker, &mut exits);
-        self.ring.recycle(&completion);
+        self.recycle(&completion);
         self.connections.proceed(self.now, token, progress, &mut self.ring);
-    }
-
-    fn accepted(&mut self, listener: usize, completion: Completion) {
-        let goes_on = completion.goes_on();
-        if !goes_on {
-            self.http[listener].accepting = Accepting::No;
-        }
-        match completion.accepted() {
-            Ok(stream) => {
-                self.take_or_refuse(listener, stream);
-                if !goes_on {
-                    self.arm_accepts();
-                }
-            }
-            Err(error) if is_short_of_descriptors(&error) => {
-                let number = u8::try_from(listener).expect("listeners are few");
-                let listener = &mut self.http[listener];
-                self.ring.refuse(listener.socket.as_fd(), number);
-                listener.accepting = Accepting::Refusing;
-            }
-            // The other side went before we came, or a signal: at once, lest clients that do so
-            // hold up the others. Any other error may stay, and waits for the timer.
-            Err(error) => match error.kind() {
-                io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => self.arm_accepts(),
-                _ => {}
-            },
-        }
-    }
-
-    fn take_or_refuse(&mut self, listener: usize, stream: OwnedFd) {
-        let from = (stream, self.http[listener].listening);
-        let (tracker, ring) = (&mut self.tracker, &mut self.ring);
-        match self.connections.accepted(self.now, from, tracker, ring) {
-            Ok(()) => self.tracker.counters_mut().http_connections_accepted[0] += 1,
-            Err(Refused::Full) => self.count_refusal(
-                "there are as many as may be",
-                "Raise http.max_connections or the limit of open files.",
-            ),
-            Err(Refused::Crowded) => self.count_refusal(
-                "an address has as many as it may",
-                "If many clients share an address, raise http.max_connections_per_address.",
-            ),
-            Err(Refused::Unwanted) => {}
-        }
-    }
-
-    fn refused(&mut self, listener: usize, completion: &Completion) {
-        if !completion.goes_on() {
-            self.http[listener].accepting = Accepting::No;
-        }
-        match completion.result() {
-            Ok(_) => {
-                self.ring.close_refused(completion);
-                self.count_refusal(
-                    "no file descriptor is left",
-                    "Raise http.max_connections or the limit of open files.",
-                );
-            }
-            // The timer wants to know whether there are descriptors again.
-            Err(error) if error.raw_os_error() == Some(Errno::CANCELED.raw_os_error()) => {
-                self.arm_accepts();
-            }
-            Err(_) => {}
-        }
-    }
-
-    fn arm_accepts(&mut self) {
-        for (index, listener) in self.http.iter_mut().enumerate() {
-            if listener.accepting == Accepting::No {
-                let number = u8::try_from(index).expect("listeners are few");
-                self.ring.accept(listener.socket.as_fd(), number);
-                listener.accepting = Accepting::Yes;
-            }
-        }
-    }
-
-    fn count_refusal(&mut self, why: &str, remedy: &str) {
-        let counters = self.tracker.counters_mut();
-        counters.http_connections_refused[0] += 1;
-        let refused = counters.http_connections_refused[0];
-        if self.logged.is_none_or(|logged| self.now.since(logged) >= LOG_SECONDS) {
-            self.logged = Some(self.now);
-            tracing::warn!(
-                "HTTP connections are refused: {why}; {refused} by this worker since start. \
-                 {remedy}"
-            );
-        }
     }
 
     /// Work that depends on time.
@@ -523,12 +494,7 @@ impl Worker {
             self.connections.begin_expiry();
         }
         self.unarmed.append(&mut self.failed);
-        for listener in &self.http {
-            if listener.accepting == Accepting::Refusing {
-                self.ring.cancel(listener.socket.as_fd());
-            }
-        }
-        self.arm_accepts();
+        self.retry_accepts();
         self.tracker.counters_mut().http_connections = [self.connections.count() as u64];
         self.published.publish(self.tracker.counters());
         if self.ticked != self.surveyed {
@@ -540,34 +506,6 @@ impl Worker {
     fn read_clock(&self) -> Seconds {
         let since = boot_seconds().saturating_sub(self.started);
         Seconds(u32::try_from(since).unwrap_or(u32::MAX))
-    }
-
-    /// Lets answers leave, then ends every connection and every request in flight.
-    fn stop(mut self) -> io::Result<()> {
-        for listener in &self.http {
-            self.ring.cancel(listener.socket.as_fd());
-        }
-        for socket in &self.udp {
-            self.ring.cancel(socket.as_fd());
-        }
-        self.connections.say_goodbye(self.now, &mut self.ring);
-        for _ in 0..GOODBYE_TURNS {
-            self.ring.enter(&mut self.completions)?;
-            let mut completions = std::mem::take(&mut self.completions);
-            for completion in self.waiting.drain(..).chain(completions.drain(..)) {
-                match completion.operation {
-                    Operation::Write(token) => drop(self.ring.take_written(token)),
-                    Operation::Reply(slot) => self.ring.reply_sent(slot),
-                    // Nothing new is taken on; a descriptor is closed again.
-                    Operation::Accept(_) => drop(completion.accepted()),
-                    _ => {}
-                }
-            }
-            self.completions = completions;
-        }
-        self.connections.shut_down();
-        self.published.publish(self.tracker.counters());
-        Ok(())
     }
 }
 
@@ -582,12 +520,6 @@ pub fn boot_seconds() -> u64 {
 fn is_out_of_buffers(completion: &Completion) -> bool {
     let nobufs = Some(Errno::NOBUFS.raw_os_error());
     completion.result().is_err_and(|error| error.raw_os_error() == nobufs)
-}
-
-fn is_short_of_descriptors(error: &io::Error) -> bool {
-    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! own, and the calling thread becomes the control plane until a signal or a worker ends it.
 
 mod secrets;
+mod supervision;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -20,10 +21,11 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use rustls::ServerConfig;
 use tracing::{info, warn};
 
+use self::supervision::Supervision;
 use crate::check::{self, Settings};
 use crate::config::{Config, HttpListen, Mode, Refusal};
+use crate::control::admin;
 use crate::control::certificates::{self, CertificateError};
-use crate::control::{self, admin, signals};
 use crate::dataplane::connections::Listening;
 use crate::dataplane::orders::Orders;
 use crate::dataplane::ring::Sizes;
@@ -137,6 +139,8 @@ struct Plan {
 /// # Errors
 /// Why it could not start, or did not go on.
 pub fn run(config: &Config) -> Result<(), RunError> {
+    // First of all: a reload while a long list is being read must not end the process.
+    let supervision = Supervision::new()?;
     raise_limits();
     machine_or_refuse()?;
     let plan = plan(config)?;
@@ -194,7 +198,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
     }
     drop(ended);
 
-    let outcome = supervise(config, admin, &published, &orders, &mut endings);
+    let outcome = supervision.run(config, admin, &published, &orders, &mut endings);
     for orders in &orders {
         orders.stop();
     }
@@ -517,66 +521,6 @@ impl Drop for AbortOnPanic {
         if std::thread::panicking() {
             std::process::abort();
         }
-    }
-}
-
-/// The control plane: answers operators, obeys signals, ends when a worker does.
-fn supervise(
-    config: &Config,
-    admin: Option<TcpListener>,
-    published: &Arc<[Arc<Published>]>,
-    orders: &[Arc<Orders>],
-    endings: &mut tokio::sync::mpsc::UnboundedReceiver<RunError>,
-) -> Result<(), RunError> {
-    let control = |source| RunError::Io { what: "starting the control plane", source };
-    let executor =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(control)?;
-    let outcome = executor.block_on(async {
-        let mut signals = signals::Signals::new().map_err(control)?;
-        let state = control::State::new(published.clone());
-        if let Some(listener) = admin {
-            admin::spawn(listener, state.clone()).map_err(control)?;
-        }
-        let mut every_second = tokio::time::interval(Duration::from_secs(1));
-        loop {
-            tokio::select! {
-                _ = every_second.tick(), if config.http.stats => {
-                    let pages = Arc::new(state.pages());
-                    orders.iter().for_each(|orders| orders.set_pages(pages.clone()));
-                }
-                signal = signals.next() => match signal {
-                    signals::Signal::Stop(name) => {
-                        info!("{name}: stopping");
-                        return Ok(());
-                    }
-                    signals::Signal::Reload(name) => reload(config, orders, name),
-                },
-                ended = endings.recv() => return ended.map_or(Ok(()), Err),
-            }
-        }
-    });
-    // An admin connection that is open must not keep the process alive.
-    executor.shutdown_background();
-    outcome
-}
-
-/// Reads lists and certificates again; what is bad leaves the old in force.
-fn reload(config: &Config, orders: &[Arc<Orders>], signal: &str) {
-    match load_access(config) {
-        Ok(Access::Open) => info!("{signal}: there is no access list to read again"),
-        Ok(access) => {
-            orders.iter().for_each(|orders| orders.set_access(access.clone()));
-            info!("{signal}: the access list has been read again");
-        }
-        Err(error) => warn!("{signal}: the old access list stays in force: {error}"),
-    }
-    match load_tls(config) {
-        Ok(None) => {}
-        Ok(Some(tls)) => {
-            orders.iter().for_each(|orders| orders.set_tls(tls.clone()));
-            info!("{signal}: the certificates have been read again");
-        }
-        Err(error) => warn!("{signal}: the old certificates stay in force: {error}"),
     }
 }
 

@@ -57,13 +57,22 @@ pub trait Effects {
     fn answer_http(&mut self, connection: Connection, body: &[u8]);
     /// Sends a message to a WebSocket connection of this core that is open, as far as the tracker
     /// has been told.
-    fn send_web(&mut self, connection: Connection, text: &[u8]) {
-        let _ = (connection, text);
+    fn send_web(&mut self, connection: Connection, text: &[u8], kind: WebKind) {
+        let _ = (connection, text, kind);
     }
     /// Hears what an announce changed.
     fn happened(&mut self, outcome: &Outcome) {
         let _ = outcome;
     }
+}
+
+/// Whose doing a message for a WebSocket connection is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum WebKind {
+    /// It is about what the connection itself has asked.
+    Reply,
+    /// Another peer sends it, and nobody owes it to either of them.
+    Relayed,
 }
 
 /// WebSocket peers may take this part of the memory for swarms and peers, beside it.

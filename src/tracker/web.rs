@@ -28,7 +28,7 @@ use super::outcome::{Change, Outcome, Refusal};
 use super::owner::CoreId;
 use super::policy::POLITE_INTERVAL_SECS;
 use super::scrape::{Gathering, ScrapeAsker};
-use super::{Effects, Tracker};
+use super::{Effects, Tracker, WebKind};
 use crate::limits::{WEB_OFFERS_MAX, WEB_PENDING_MAX, WEB_PENDING_SECONDS, WEB_TORRENTS_MAX};
 use crate::swarm::Report;
 use crate::swarm::web::{Place, WebArrival};
@@ -424,7 +424,7 @@ impl Tracker {
             return;
         };
         receiver.give(now, digest, offerer);
-        effects.send_web(connection, text);
+        effects.send_web(connection, text, WebKind::Relayed);
         self.counters.web_offers[0] += 1;
     }
 
@@ -467,8 +467,12 @@ impl Tracker {
         text: &[u8],
         effects: &mut impl Effects,
     ) {
-        let brought = self.send_web(self.place(connection), text, effects);
-        self.counters.web_answers[0] += u64::from(brought);
+        if self.web_connections.open.contains_key(&connection.0) {
+            effects.send_web(connection, text, WebKind::Relayed);
+            self.counters.web_answers[0] += 1;
+        } else {
+            self.counters.web_undelivered[0] += 1;
+        }
     }
 
     fn web_scrape(
@@ -539,24 +543,18 @@ impl Tracker {
         webtorrent::write_failure(out, Some("announce"), refusal.text(), Some(info_hash));
     }
 
-    /// Sends a message to a connection of any core. Returns whether it is on its way.
-    pub(super) fn send_web(
-        &mut self,
-        target: Place,
-        text: &[u8],
-        effects: &mut impl Effects,
-    ) -> bool {
+    /// Sends a reply to a connection of any core.
+    pub(super) fn send_web(&mut self, target: Place, text: &[u8], effects: &mut impl Effects) {
         let (core, connection) = (CoreId(target.core), Connection(target.connection));
         let sent = if core != self.core {
             self.post(core, &Message::Web { connection, text }, effects).is_ok()
         } else if self.web_connections.open.contains_key(&connection.0) {
-            effects.send_web(connection, text);
+            effects.send_web(connection, text, WebKind::Reply);
             true
         } else {
             false
         };
         self.counters.web_undelivered[0] += u64::from(!sent);
-        sent
     }
 
     /// Sends an offer to a connection of any core.

@@ -378,10 +378,8 @@ fn nothing_follows_a_close_on_three_workers() {
     nothing_follows_a_close(&["workers=3"]);
 }
 
-#[test]
-fn who_does_not_read_offers_is_closed_and_others_go_on() {
-    // By its queue, not by its time.
-    let Some(throng) = start(&["workers=2", "http.write_timeout=10m"]) else { return };
+/// Offers to a peer that does not read, until one of them is left out, and others that go on.
+fn offers_beyond_its_queue(throng: &Throng) -> (Web, String) {
     let mut rng = Rng::new(73);
     let (hash, elsewhere) = (some_hash(&mut rng), some_hash(&mut rng));
     let mut slow = opened(narrow(throng.http[0]));
@@ -391,8 +389,8 @@ fn who_does_not_read_offers_is_closed_and_others_go_on() {
     let offer = json!({"type": "offer", "sdp": "x".repeat(60_000)});
     let offers = json!([{"offer": offer, "offer_id": "an offer"}]);
     let give_up = Instant::now() + PATIENCE;
-    while throng.metric("web_connections_slow") == 0 {
-        assert!(Instant::now() < give_up, "a connection that reads nothing is still open");
+    while throng.metric("web_undelivered") == 0 {
+        assert!(Instant::now() < give_up, "everything waits for a connection that reads nothing");
         for _ in 0..8 {
             sender.say(announce(&hash, "-XX0001-websocket002", 1, &offers));
             sender.hear();
@@ -401,10 +399,29 @@ fn who_does_not_read_offers_is_closed_and_others_go_on() {
         bystander.join(&elsewhere, "-XX0001-websocket003", 1);
         assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
     }
-    eventually("its peer leaves", PATIENCE, || peers(&throng, &hash) == 1);
-    assert_eq!(throng.metric("web_connections_slow"), 1);
     sender.assert_pong("the sender");
     bystander.assert_pong("the bystander");
+    (slow, hash)
+}
+
+#[test]
+fn nobody_can_close_anothers_connection_by_offers() {
+    let Some(throng) = start(&["workers=2", "http.write_timeout=10m"]) else { return };
+    let (mut slow, _) = offers_beyond_its_queue(&throng);
+    assert_eq!(throng.metric("web_connections_slow"), 0);
+    slow.0.send(Message::Ping("late".into())).expect("the connection takes it");
+    let heard = std::iter::from_fn(|| Some(slow.0.read().expect("it is open")));
+    let offers = heard.take_while(|message| *message != Message::Pong("late".into())).count();
+    assert!(offers > 2, "{offers} offers have waited");
+}
+
+#[test]
+fn who_does_not_read_offers_is_closed_at_its_deadline() {
+    let Some(throng) = start(&["workers=2", "http.write_timeout=1s"]) else { return };
+    let (_slow, hash) = offers_beyond_its_queue(&throng);
+    eventually("its peer leaves", PATIENCE, || peers(&throng, &hash) == 0);
+    let counted = || throng.metric("http_connections_timed_out") == 1;
+    eventually("it is counted", PATIENCE, counted);
 }
 
 /// What the kernels keep for a connection whose ends do not read.

@@ -26,7 +26,7 @@ use throng::tracker::outcome::{DropReason, Outcome, Refusal};
 use throng::tracker::owner::{CoreId, HALFWORDS, Owner};
 use throng::tracker::policy::{Policy, PortSet};
 use throng::tracker::web::RelayKey;
-use throng::tracker::{Datagram, Effects, MailboxFull, Setup, Tracker};
+use throng::tracker::{Datagram, Effects, MailboxFull, Setup, Tracker, WebKind};
 use throng::wire::addr::{Endpoint, Family};
 use throng::wire::announce::{Announce, Event, Left, NumWant};
 use throng::wire::bencode::Value;
@@ -366,7 +366,7 @@ impl Effects for Exits<'_> {
         self.io.answers.push((self.core, connection, body.to_vec()));
     }
 
-    fn send_web(&mut self, connection: Connection, text: &[u8]) {
+    fn send_web(&mut self, connection: Connection, text: &[u8], _: WebKind) {
         let to = Web { core: self.core.0, name: connection.0 };
         let text = str::from_utf8(text).expect("UTF-8").to_owned();
         assert!(self.io.web_open.contains(&to), "{to:?} is not open: {text}");

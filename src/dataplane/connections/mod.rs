@@ -19,6 +19,7 @@
 
 mod conn;
 mod crowd;
+mod expiry;
 mod layer;
 mod serving;
 mod tls;
@@ -27,8 +28,9 @@ mod websocket;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
-use rustix::net::Shutdown;
+use rustix::net::{Shutdown, sockopt};
 use rustls::ServerConfig;
 
 use self::conn::{After, Conn, State, Step};
@@ -37,12 +39,11 @@ use self::layer::{Layer, Peeled};
 use self::serving::Serving;
 use self::tls::Tls;
 use self::websocket::Reason;
-use super::budget::Budget;
 use super::ring::{Ring, Token};
-use crate::limits::{PENDING_SCRAPE_SECONDS, WEB_QUEUE_BYTES_MAX};
+use crate::limits::{PENDING_SCRAPE_SECONDS, WEB_QUEUE_BYTES_MAX, WEB_RELAYED_BYTES_MAX};
 use crate::time::Seconds;
 use crate::tracker::published::Pages;
-use crate::tracker::{Effects, Tracker};
+use crate::tracker::{Effects, Tracker, WebKind};
 use crate::wire::http;
 
 /// Seconds for the other side to stop sending what we do not read.
@@ -51,8 +52,6 @@ const DRAIN_SECONDS: u32 = 2;
 const WAIT_SECONDS: u32 = PENDING_SCRAPE_SECONDS + 1;
 /// Buffers kept for the next connection that needs one.
 const SPARE_BUFFERS: usize = 256;
-/// Connections looked at for their deadlines between two looks at the time.
-const LOOKS: usize = 1_024;
 /// Bytes above which a buffer is not kept.
 const SPARE_BYTES_MAX: usize = 64 * 1_024;
 
@@ -167,6 +166,12 @@ impl Connections {
         conn.is_some_and(|conn| conn.tls().is_some_and(Tls::is_handshaking))
     }
 
+    /// Whether [`Connections::take_closed`] has any.
+    #[must_use]
+    pub const fn has_closed(&self) -> bool {
+        !self.closed.is_empty()
+    }
+
     /// A WebSocket that has been closed since this was last asked.
     pub fn take_closed(&mut self) -> Option<Token> {
         self.closed.pop()
@@ -236,15 +241,21 @@ impl Connections {
         Ok(())
     }
 
-    /// Bytes came: answers the requests in them. `bytes` is empty at the end of the stream, `None`
-    /// if there was no buffer to read into.
+    /// There was no buffer to read into, and there may be one now.
+    pub fn starved(&mut self, token: Token) -> Progress {
+        let Some(conn) = find(&mut self.slots, token) else { return Progress(Step::Nothing) };
+        conn.reading = false;
+        Progress(if conn.state == State::Closing { Step::Close } else { Step::Retry })
+    }
+
+    /// Bytes came: answers the requests in them. `bytes` is empty at the end of the stream.
     ///
     /// Returns what [`Connections::proceed`] needs to go on.
     pub fn received(
         &mut self,
         now: Seconds,
         token: Token,
-        bytes: Option<&[u8]>,
+        bytes: &[u8],
         tracker: &mut Tracker,
         effects: &mut impl Effects,
     ) -> Progress {
@@ -253,7 +264,6 @@ impl Connections {
         if conn.state == State::Closing {
             return Progress(Step::Close);
         }
-        let Some(bytes) = bytes else { return Progress(Step::Retry) };
         if bytes.is_empty() {
             return Progress(Step::Close);
         }
@@ -332,13 +342,24 @@ impl Connections {
         Progress(Step::Write)
     }
 
-    /// There is a message for a WebSocket. One that does not read what it is sent is closed.
-    pub fn send_web(&mut self, token: Token, text: &[u8], tracker: &mut Tracker) -> Progress {
+    /// There is a message for a WebSocket. One that does not read what it has asked for is closed;
+    /// what others send to it is left out before that, lest they can make it so.
+    pub fn send_web(
+        &mut self,
+        token: Token,
+        (text, kind): (&[u8], WebKind),
+        tracker: &mut Tracker,
+    ) -> Progress {
         let Some(conn) = find(&mut self.slots, token) else { return Progress(Step::Nothing) };
         let (State::Open, Some(web)) = (conn.state, &conn.web) else {
             return Progress(Step::Nothing);
         };
-        if conn.output.len() + text.len() > WEB_QUEUE_BYTES_MAX {
+        let queued = conn.output.len() + text.len();
+        if kind == WebKind::Relayed && queued > WEB_RELAYED_BYTES_MAX {
+            tracker.counters_mut().web_undelivered[0] += 1;
+            return Progress(Step::Nothing);
+        }
+        if queued > WEB_QUEUE_BYTES_MAX {
             tracker.counters_mut().web_connections_slow[0] += 1;
             return Progress(Step::Close);
         }
@@ -463,6 +484,10 @@ impl Connections {
                 if conn.web.take().is_some() {
                     self.closed.push(token);
                 }
+                if conn.writing.is_some() || conn.unsent.is_some() {
+                    // What the other side does not take would stay in the kernel for minutes.
+                    let _ = sockopt::set_socket_linger(&conn.stream, Some(Duration::ZERO));
+                }
                 if conn.reading || conn.writing.is_some() {
                     conn.state = State::Closing;
                     let _ = rustix::net::shutdown(&conn.stream, Shutdown::Both);
@@ -478,68 +503,6 @@ impl Connections {
         }
     }
 
-    /// Deadlines are to be looked at, from the first connection on, unless that goes on still.
-    pub const fn begin_expiry(&mut self) {
-        if !self.is_expiring() {
-            self.expiring = 0;
-        }
-    }
-
-    /// Whether there are deadlines to be looked at.
-    #[must_use]
-    pub const fn is_expiring(&self) -> bool {
-        self.expiring < self.slots.len()
-    }
-
-    /// Ends what has taken too long, and pings WebSockets, as far as time allows. Cost: one look at
-    /// every connection, and a system call for each that ends.
-    pub fn expire(
-        &mut self,
-        now: Seconds,
-        budget: &Budget,
-        tracker: &mut Tracker,
-        ring: &mut Ring,
-    ) {
-        while self.is_expiring() {
-            let index = self.expiring;
-            self.expiring += 1;
-            let acted = self.expire_one(now, index, tracker, ring);
-            if (acted || index % LOOKS == LOOKS - 1) && budget.is_spent() {
-                return;
-            }
-        }
-    }
-
-    /// Returns whether there was anything to do.
-    fn expire_one(
-        &mut self,
-        now: Seconds,
-        index: usize,
-        tracker: &mut Tracker,
-        ring: &mut Ring,
-    ) -> bool {
-        let Slot { generation, conn } = &mut self.slots[index];
-        let Some(conn) = conn.as_mut() else { return false };
-        let slot = u32::try_from(index).expect("bounded by descriptors");
-        let token = Token::new(slot, *generation);
-        let step = match conn.state {
-            State::Open => conn.look_after(now, &self.limits),
-            State::Closing => Step::Nothing,
-            _ if conn.deadline >= now => Step::Nothing,
-            State::Waiting { head_only, .. } => {
-                let status = tracker.handle_late_http(conn.client, &mut self.body);
-                conn.respond(status, &self.body, false, head_only);
-                Step::Write
-            }
-            // What is in flight completes now, and its completion closes.
-            State::Reading | State::Writing | State::Draining => Step::Close,
-        };
-        let is_late = u64::from(step == Step::Close);
-        tracker.counters_mut().http_connections_timed_out[0] += is_late;
-        self.proceed(now, token, Progress(step), ring);
-        step != Step::Nothing
-    }
-
     /// Tells WebSockets that the process ends: what they are told leaves with the next turns.
     pub fn say_goodbye(&mut self, now: Seconds, ring: &mut Ring) {
         for index in 0..self.slots.len() {
@@ -552,6 +515,15 @@ impl Connections {
             conn.close_web(now, Reason::GoingAway);
             self.proceed(now, token, Progress(Step::Both), ring);
         }
+    }
+
+    /// Whether a request waits for its answer, or bytes for their way out.
+    #[must_use]
+    pub fn owes_anything(&self) -> bool {
+        self.slots.iter().filter_map(|slot| slot.conn.as_ref()).any(|conn| {
+            let waits = matches!(conn.state, State::Waiting { .. });
+            waits || conn.writing.is_some() || conn.has_output()
+        })
     }
 
     /// Shuts all connections down, at the end of the process.

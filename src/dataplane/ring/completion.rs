@@ -141,6 +141,12 @@ impl Completion {
         cqueue::more(self.flags)
     }
 
+    /// Whether a buffer is lent to whoever handles this, until [`super::Ring::recycle`].
+    #[must_use]
+    pub fn holds_buffer(&self) -> bool {
+        self.buffer().is_some()
+    }
+
     /// The buffer that holds what was received.
     pub(super) fn buffer(&self) -> Option<u16> {
         cqueue::buffer_select(self.flags)

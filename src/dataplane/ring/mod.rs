@@ -8,6 +8,8 @@
 #![expect(unsafe_code, reason = "the kernel reads and writes our memory; this is where")]
 
 mod completion;
+#[cfg(test)]
+pub(super) mod faults;
 mod pool;
 pub mod probe;
 mod replies;
@@ -93,6 +95,8 @@ struct Kernel {
     backlog: Vec<squeue::Entry>,
     /// Requests given to the kernel, or waiting in the queue, whose last completion has not come.
     in_flight: usize,
+    #[cfg(test)]
+    faults: Option<faults::Faults>,
 }
 
 impl Kernel {
@@ -115,6 +119,10 @@ impl Kernel {
 
     /// Hands queued requests to the kernel and lets it run deferred work; never waits.
     fn enter(&mut self) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(errno) = self.faults.as_mut().and_then(faults::Faults::enter) {
+            return outcome_of_enter(Err(io::Error::from_raw_os_error(errno)));
+        }
         loop {
             let queued = self.uring.submission().len();
             let queued = u32::try_from(queued).expect("a queue length is 32 bits");
@@ -143,6 +151,19 @@ impl Kernel {
             self.in_flight -= usize::from(!completion.goes_on());
             into.push(completion);
         }
+        #[cfg(test)]
+        if let Some(faults) = &mut self.faults {
+            for cancel in faults.edit(into) {
+                self.push(cancel);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+impl Kernel {
+    fn shorten(&mut self, fault: faults::Fault, len: u32) -> u32 {
+        self.faults.as_mut().map_or(len, |faults| faults.shorten(fault, len))
     }
 }
 
@@ -199,7 +220,13 @@ impl Ring {
         let mut shape: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
         shape.msg_namelen = u32::try_from(NAME_BYTES).expect("28");
         Ok(Self {
-            kernel: Kernel { uring, backlog: Vec::new(), in_flight: 0 },
+            kernel: Kernel {
+                uring,
+                backlog: Vec::new(),
+                in_flight: 0,
+                #[cfg(test)]
+                faults: None,
+            },
             datagrams,
             streams,
             replies: Replies::new(sizes.replies),
@@ -271,6 +298,8 @@ impl Ring {
     /// `later` tells that nothing can have come yet.
     pub fn read(&mut self, connection: RawFd, token: Token, later: bool) {
         let len = u32::try_from(STREAM_BUFFER_BYTES).expect("a few KiB");
+        #[cfg(test)]
+        let len = self.kernel.shorten(faults::Fault::ShortRead, len);
         let entry = opcode::Recv::new(Fd(connection), std::ptr::null_mut(), len)
             .buf_group(self.streams.group())
             .ioprio(if later { POLL_FIRST } else { 0 })
@@ -284,6 +313,8 @@ impl Ring {
     pub fn write(&mut self, connection: RawFd, token: Token, bytes: Vec<u8>, from: usize) {
         let rest = &bytes[from..];
         let len = u32::try_from(rest.len()).expect("responses are bounded far below 4 GiB");
+        #[cfg(test)]
+        let len = self.kernel.shorten(faults::Fault::ShortWrite, len);
         // The heap block of a vector does not move when the vector does.
         let entry = opcode::Send::new(Fd(connection), rest.as_ptr(), len)
             .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
@@ -362,6 +393,18 @@ impl Ring {
     /// Makes the slot of a sent datagram free again.
     pub fn reply_sent(&mut self, slot: u16) {
         self.replies.release(slot);
+    }
+
+    /// Slots for datagrams that the kernel does not use.
+    #[cfg(test)]
+    pub const fn free_replies(&self) -> usize {
+        self.replies.free()
+    }
+
+    /// What goes wrong on purpose.
+    #[cfg(test)]
+    pub const fn faults(&mut self) -> &mut Option<faults::Faults> {
+        &mut self.kernel.faults
     }
 
     /// Requests under way.

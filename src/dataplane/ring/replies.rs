@@ -57,6 +57,11 @@ impl Replies {
         self.free.push(slot);
     }
 
+    #[cfg(test)]
+    pub(super) const fn free(&self) -> usize {
+        self.free.len()
+    }
+
     /// Gives up the memory for ever, because the kernel may still read it.
     pub(super) fn leak(&mut self) {
         std::mem::forget(std::mem::take(&mut self.slots));

@@ -1,0 +1,96 @@
+//! What runs beside the workers, on the thread that started them: operators are answered, signals
+//! are obeyed.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tracing::{info, warn};
+
+use super::{RunError, load_access, load_tls};
+use crate::config::Config;
+use crate::control::signals::{Signal, Signals};
+use crate::control::{State, admin};
+use crate::dataplane::orders::Orders;
+use crate::tracker::access::Access;
+use crate::tracker::published::Published;
+
+/// The control plane: one thread's executor, and the signals that it waits for.
+pub(super) struct Supervision {
+    executor: Runtime,
+    signals: Signals,
+}
+
+impl Supervision {
+    /// From here on signals wait until [`Supervision::run`] takes them.
+    pub fn new() -> Result<Self, RunError> {
+        let error = |source| RunError::Io { what: "starting the control plane", source };
+        let executor = Builder::new_current_thread().enable_all().build().map_err(error)?;
+        let signals = {
+            let _guard = executor.enter();
+            Signals::new().map_err(error)?
+        };
+        Ok(Self { executor, signals })
+    }
+
+    /// Answers operators and obeys signals, until one of them or the end of a worker ends it.
+    pub fn run(
+        self,
+        config: &Config,
+        admin: Option<TcpListener>,
+        published: &Arc<[Arc<Published>]>,
+        orders: &[Arc<Orders>],
+        endings: &mut UnboundedReceiver<RunError>,
+    ) -> Result<(), RunError> {
+        let error = |source| RunError::Io { what: "starting the control plane", source };
+        let Self { executor, mut signals } = self;
+        let outcome = executor.block_on(async {
+            let state = State::new(published.clone());
+            if let Some(listener) = admin {
+                admin::spawn(listener, state.clone()).map_err(error)?;
+            }
+            let mut every_second = tokio::time::interval(Duration::from_secs(1));
+            loop {
+                tokio::select! {
+                    _ = every_second.tick(), if config.http.stats => {
+                        let pages = Arc::new(state.pages());
+                        orders.iter().for_each(|orders| orders.set_pages(pages.clone()));
+                    }
+                    signal = signals.next() => match signal {
+                        Signal::Stop(name) => {
+                            info!("{name}: stopping");
+                            return Ok(());
+                        }
+                        Signal::Reload(name) => reload(config, orders, name),
+                    },
+                    ended = endings.recv() => return ended.map_or(Ok(()), Err),
+                }
+            }
+        });
+        // An admin connection that is open must not keep the process alive.
+        executor.shutdown_background();
+        outcome
+    }
+}
+
+/// Reads lists and certificates again; what is bad leaves the old in force.
+fn reload(config: &Config, orders: &[Arc<Orders>], signal: &str) {
+    match load_access(config) {
+        Ok(Access::Open) => info!("{signal}: there is no access list to read again"),
+        Ok(access) => {
+            orders.iter().for_each(|orders| orders.set_access(access.clone()));
+            info!("{signal}: the access list has been read again");
+        }
+        Err(error) => warn!("{signal}: the old access list stays in force: {error}"),
+    }
+    match load_tls(config) {
+        Ok(None) => {}
+        Ok(Some(tls)) => {
+            orders.iter().for_each(|orders| orders.set_tls(tls.clone()));
+            info!("{signal}: the certificates have been read again");
+        }
+        Err(error) => warn!("{signal}: the old certificates stay in force: {error}"),
+    }
+}
