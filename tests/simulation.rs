@@ -9,6 +9,8 @@
 //! THRONG_SIM_SEEDS=100000 cargo test --release --test simulation seeds -- --nocapture
 //! THRONG_SIM_SEED=123 cargo test --release --test simulation one_seed -- --nocapture
 //! ```
+//!
+//! `THRONG_SIM_FIRST` is the first seed, 0 if it is not set.
 
 mod support;
 
@@ -82,15 +84,16 @@ fn try_seed(seed: u64) -> Trace {
 #[test]
 fn seeds() {
     let count = number("THRONG_SIM_SEEDS").unwrap_or(SEEDS);
+    let first = number("THRONG_SIM_FIRST").unwrap_or(0);
     let began = cpu_time();
     let mut total = Trace::default();
     let mut told = Duration::ZERO;
-    for seed in 0..count {
+    for seed in first..first + count {
         total.add(&try_seed(seed));
         let used = cpu_time() - began;
         if used - told > Duration::from_secs(30) {
             told = used;
-            eprintln!("{} of {count} seeds, {} events", seed + 1, total.events);
+            eprintln!("{} of {count} seeds, {} events", seed + 1 - first, total.events);
         }
     }
     let used = (cpu_time() - began).as_secs_f64();

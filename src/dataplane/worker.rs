@@ -2,8 +2,8 @@
 //!
 //! A worker owns a ring, its sockets and a [`Tracker`]; nothing of it is shared. Each turn enters
 //! the kernel once, which submits what the turn before queued and brings what has completed. A
-//! worker with nothing to do sleeps in its glommio executor until its eventfd is written: by the
-//! kernel for the ring, or by another core for a mailbox.
+//! worker with nothing to do sleeps until its eventfd is written: by the kernel for the ring, or by
+//! another core for a mailbox.
 
 mod accepting;
 mod stopping;
@@ -24,7 +24,7 @@ use super::exits::{Answers, Exits};
 use super::mailbox::Post;
 use super::orders::Orders;
 use super::ring::{Completion, Operation, Ring, Sizes, Token};
-use super::sleep::Sleeper;
+use super::sleep;
 use crate::limits::BATCH_MAX;
 use crate::time::Seconds;
 use crate::tracker::http::Connection;
@@ -184,7 +184,6 @@ impl Worker {
     /// # Errors
     /// If the kernel refuses to be entered, for a reason that waiting does not mend.
     pub async fn serve(mut self) -> io::Result<()> {
-        let sleeper = Sleeper::new(self.post.doorbell().as_fd())?;
         self.turn()?;
         self.published.set_serving(true);
         let mut idle = 0;
@@ -194,7 +193,7 @@ impl Worker {
                 glommio::yield_if_needed().await;
             } else {
                 idle = 0;
-                self.sleep(&sleeper).await?;
+                self.sleep()?;
             }
         }
         self.published.set_serving(false);
@@ -202,14 +201,15 @@ impl Worker {
     }
 
     /// Sleeps until something happens.
-    async fn sleep(&mut self, sleeper: &Sleeper) -> io::Result<()> {
+    fn sleep(&mut self) -> io::Result<()> {
         // From here on the kernel and the other cores write to the eventfd. What came just before
         // is found by one more turn; what comes after makes the eventfd readable.
         self.ring.notify(true);
         let may_sleep = self.post.prepare_sleep();
         if may_sleep && !self.turn()? {
             self.tracker.counters_mut().sleeps[0] += 1;
-            sleeper.sleep().await?;
+            sleep::until_written(self.post.doorbell().as_fd())?;
+            self.post.doorbell().drain();
         }
         self.post.doorbell().woke();
         self.ring.notify(false);

@@ -18,7 +18,7 @@ mod tests;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, Fd, Fixed, RecvMsgOut, Timespec};
@@ -518,11 +518,4 @@ impl Drop for Ring {
             std::mem::forget(std::mem::replace(&mut self.shape, spare));
         }
     }
-}
-
-/// Hands a descriptor to glommio as a file, which it needs in order to wait for it.
-#[must_use]
-pub fn into_file(descriptor: OwnedFd) -> glommio::io::BufferedFile {
-    // SAFETY: `into_raw_fd` gives up the ownership that the file takes over.
-    unsafe { glommio::io::BufferedFile::from_raw_fd(descriptor.into_raw_fd()) }
 }
