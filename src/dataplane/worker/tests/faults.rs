@@ -50,7 +50,6 @@ struct Stream {
     unsent: Vec<u8>,
     expected: Vec<u8>,
     answers: u64,
-    broken: u64,
 }
 
 impl Stream {
@@ -72,9 +71,8 @@ impl Stream {
         };
         let hello = (hello.to_vec(), ask(hello));
         let question = (question.to_vec(), ask(question));
-        assert!(letters(&question.1), "{}", question.1.escape_ascii());
         let (unsent, expected) = (Vec::new(), Vec::new());
-        Self { address, hello, question, stream: None, unsent, expected, answers: 0, broken: 0 }
+        Self { address, hello, question, stream: None, unsent, expected, answers: 0 }
     }
 
     /// Asks about a swarm, perhaps while other answers are still to come.
@@ -84,13 +82,8 @@ impl Stream {
             self.unsent.clone_from(&self.hello.0);
             self.expected.clone_from(&self.hello.1);
         }
-        let about = |bytes: &[u8]| {
-            let text = bytes.escape_ascii().to_string();
-            assert!(text.contains("aaaaaaaaaaaaaaaaaaaa"), "{text}");
-            replaced(bytes, letter)
-        };
-        self.unsent.extend(about(&self.question.0));
-        self.expected.extend(about(&self.question.1));
+        self.unsent.extend(about(&self.question.0, letter));
+        self.expected.extend(about(&self.question.1, letter));
     }
 
     /// Sends a part of what is to be sent, and compares what comes with what should.
@@ -123,7 +116,6 @@ impl Stream {
         self.stream = None;
         self.unsent.clear();
         self.expected.clear();
-        self.broken += 1;
     }
 
     const fn is_served(&self) -> bool {
@@ -144,11 +136,8 @@ fn read_into(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> bool {
     error.is_some_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
-fn letters(bytes: &[u8]) -> bool {
-    bytes.windows(20).any(|window| window == [b'a'; 20])
-}
-
-fn replaced(bytes: &[u8], letter: u8) -> Vec<u8> {
+/// The same about another swarm.
+fn about(bytes: &[u8], letter: u8) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     let at = bytes.windows(20).position(|window| window == [b'a'; 20]).expect("it is there");
     bytes[at..at + 20].fill(letter);
