@@ -35,6 +35,11 @@ pub const HTTP_PIPELINE_MAX: usize = 16;
 /// Bytes of the longest HTTP response: 200 peers in the dictionary form, or a scrape of 100 hashes.
 pub const HTTP_RESPONSE_BYTES_MAX: usize = 32 * 1_024;
 
+/// Bytes that the kernel may keep of what a connection has been sent and has not taken; it doubles
+/// them for its bookkeeping. By itself it would let them grow to megabytes for whoever reads
+/// slowly, and every answer that it takes is one that we have made.
+pub const HTTP_SEND_BUFFER_BYTES: usize = 2 * HTTP_RESPONSE_BYTES_MAX;
+
 /// Seconds from the first byte of a request to the end of its head.
 pub const HTTP_HEAD_SECONDS: u32 = 5;
 /// Seconds a connection may be idle between requests.

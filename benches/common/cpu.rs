@@ -49,3 +49,13 @@ pub fn nanos_used(pid: u32) -> u64 {
     };
     tasks.flatten().filter_map(|task| nanos(task.path())).sum()
 }
+
+/// Hundredths of a second in which the host had a CPU that was wanted here, since the machine
+/// started, all CPUs together; 0 where nobody counts that.
+#[allow(dead_code, reason = "not every bench asks")]
+pub fn stolen_ticks() -> u64 {
+    // cpu  user nice system idle iowait irq softirq steal guest guest_nice
+    let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = text.lines().next().unwrap_or_default();
+    line.split_ascii_whitespace().nth(8).and_then(|ticks| ticks.parse().ok()).unwrap_or(0)
+}

@@ -55,8 +55,6 @@ pub struct Herd {
     opened: u64,
     /// Those that the other side has ended.
     pub ended: u64,
-    /// Bytes that it has sent us.
-    pub received: u64,
     buffer: Vec<u8>,
 }
 
@@ -75,7 +73,7 @@ impl Herd {
     pub fn new(manner: Manner, target: SocketAddr) -> Self {
         let (due, began) = (VecDeque::new(), Instant::now());
         let (rng, buffer) = (Rng::new(5), vec![0; READ_BYTES]);
-        Self { manner, target, rng, due, began, opened: 0, ended: 0, received: 0, buffer }
+        Self { manner, target, rng, due, began, opened: 0, ended: 0, buffer }
     }
 
     /// Connections open, as far as we have looked.
@@ -121,9 +119,7 @@ impl Herd {
     }
 
     fn look_at(&mut self, now: Instant, mut client: Client) {
-        let (turn, received) = client.turn(&self.manner, &mut self.buffer);
-        self.received += received;
-        match turn {
+        match client.turn(&self.manner, &mut self.buffer) {
             Turn::GoesOn => self.due.push_back((now + self.manner.every, client)),
             Turn::Ended => self.ended += 1,
         }
@@ -131,23 +127,21 @@ impl Herd {
 }
 
 impl Client {
-    /// Also says how many bytes came.
-    fn turn(&mut self, manner: &Manner, buffer: &mut [u8]) -> (Turn, u64) {
-        let mut received = 0;
+    fn turn(&mut self, manner: &Manner, buffer: &mut [u8]) -> Turn {
         loop {
             if !manner.reads {
                 break;
             }
             match self.stream.read(buffer) {
-                Ok(0) => return (Turn::Ended, received),
-                Ok(len) => received += len as u64,
+                Ok(0) => return Turn::Ended,
+                Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(_) => return (Turn::Ended, received),
+                Err(_) => return Turn::Ended,
             }
         }
         if self.sent == self.script.len() {
             match manner.then {
-                Then::Wait => return (Turn::GoesOn, received),
+                Then::Wait => return Turn::GoesOn,
                 Then::Repeat(bytes) => self.sent -= bytes,
             }
         }
@@ -155,8 +149,8 @@ impl Client {
         match self.stream.write(&self.script[self.sent..end]) {
             Ok(len) => self.sent += len,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(_) => return (Turn::Ended, received),
+            Err(_) => return Turn::Ended,
         }
-        (Turn::GoesOn, received)
+        Turn::GoesOn
     }
 }

@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 use rustix::net::sockopt;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::limits::HTTP_SEND_BUFFER_BYTES;
+
 /// How long a taken address is retried: the io_uring of a killed process holds its sockets for some
 /// milliseconds after the process is gone.
 const TAKEN_PATIENCE: Duration = Duration::from_secs(1);
@@ -87,7 +89,8 @@ pub fn bind_udp_group(
 ///
 /// Each is non-blocking and listening with a queue of `backlog` (the kernel caps it at
 /// `net.core.somaxconn`). Connections in TIME_WAIT do not prevent it, a live listener does.
-/// Accepted sockets inherit TCP_NODELAY, but not being non-blocking. Port 0 and waiting as for UDP.
+/// Accepted sockets inherit TCP_NODELAY and the send buffer, but not being non-blocking. Port 0
+/// and waiting as for UDP.
 ///
 /// # Errors
 /// What the kernel refused; nothing stays open.
@@ -135,6 +138,7 @@ fn open_tcp(address: SocketAddr) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     // Inherited by accepted sockets (tcp(7)): one system call here instead of one for each.
     socket.set_tcp_nodelay(true)?;
+    socket.set_send_buffer_size(HTTP_SEND_BUFFER_BYTES)?;
     Ok(socket)
 }
 
@@ -354,12 +358,14 @@ mod tests {
     }
 
     #[test]
-    fn accepted_sockets_inherit_nodelay_from_every_listener() {
+    fn accepted_sockets_inherit_their_options_from_every_listener() {
         let listeners = bind_tcp_group(LOOPBACKS[0], 3, 64).expect("binds");
         for _ in 0..16 {
             let mut client = TcpStream::connect(tcp_address(&listeners)).expect("connects");
             let accepted = accept_from(&listeners);
             assert!(accepted.nodelay().expect("open"));
+            let kept = sockopt::socket_send_buffer_size(&accepted).expect("open");
+            assert_eq!(kept, 2 * HTTP_SEND_BUFFER_BYTES);
             client.write_all(b"x").expect("connected");
         }
     }

@@ -305,7 +305,7 @@ fn write_dictionaries(out: &mut Writer<'_>, reply: &Reply<'_>, form: Form) {
             let endpoint = Endpoint::from_compact(endpoint).expect("6 or 18 bytes");
             out.begin_dictionary();
             out.bytes(b"ip");
-            out.display(&endpoint.ip());
+            out.ip(endpoint.ip());
             if let (false, Some(id)) = (form.no_peer_id, chunk.ids().get(index)) {
                 out.bytes(b"peer id");
                 out.bytes(&id.0);

@@ -5,6 +5,8 @@
 //! that tests and the load generator notice when the writer's caller was wrong. The reader is the
 //! one thing in `wire` that allocates; a tracker never calls it.
 
+use std::net::IpAddr;
+
 /// Lists and dictionaries within each other that the reader follows: it recurses.
 const DEPTH_MAX: usize = 16;
 
@@ -65,11 +67,30 @@ impl<'a> Writer<'a> {
         self.unsigned(value);
     }
 
-    /// A byte string that is the text of `value`: an address, say.
-    pub fn display(&mut self, value: &impl std::fmt::Display) {
-        let mut text = Text { bytes: [0; TEXT_BYTES_MAX], len: 0 };
-        // What does not fit is cut; nothing that is written here comes near.
-        let _ = std::fmt::Write::write_fmt(&mut text, format_args!("{value}"));
+    /// A byte string that is the text of an IP address (RFC 5952).
+    pub fn ip(&mut self, ip: IpAddr) {
+        let mut text = Text { bytes: [0; IP_TEXT_BYTES_MAX], len: 0 };
+        match ip {
+            // By hand: the formatting machinery took half of the time of answers that have 200.
+            IpAddr::V4(ip) => {
+                for (index, octet) in ip.octets().into_iter().enumerate() {
+                    if index > 0 {
+                        text.push(b'.');
+                    }
+                    if octet >= 100 {
+                        text.push(b'0' + octet / 100);
+                    }
+                    if octet >= 10 {
+                        text.push(b'0' + octet / 10 % 10);
+                    }
+                    text.push(b'0' + octet % 10);
+                }
+            }
+            IpAddr::V6(ip) => {
+                let written = std::fmt::Write::write_fmt(&mut text, format_args!("{ip}"));
+                written.expect("no address is longer");
+            }
+        }
         self.bytes(&text.bytes[..text.len]);
     }
 
@@ -89,13 +110,20 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Bytes of the longest text that [`Writer::display`] takes: an IPv6 address is 45 at the most.
-const TEXT_BYTES_MAX: usize = 64;
+/// Bytes of the longest text of an address: one of IPv6 that ends in one of IPv4.
+const IP_TEXT_BYTES_MAX: usize = 45;
 
 /// A text on the stack, so that its length is known before it is appended.
 struct Text {
-    bytes: [u8; TEXT_BYTES_MAX],
+    bytes: [u8; IP_TEXT_BYTES_MAX],
     len: usize,
+}
+
+impl Text {
+    const fn push(&mut self, byte: u8) {
+        self.bytes[self.len] = byte;
+        self.len += 1;
+    }
 }
 
 impl std::fmt::Write for Text {
@@ -497,6 +525,23 @@ mod tests {
             });
             prop_oneof![list, dictionary]
         })
+    }
+
+    #[test]
+    fn addresses_are_the_text_of_the_standard_library() {
+        let is_same = |ip: IpAddr| {
+            let text = ip.to_string();
+            assert_eq!(written(|w| w.ip(ip)), written(|w| w.bytes(text.as_bytes())));
+        };
+        for octet in 0..=u8::MAX {
+            is_same(IpAddr::from([octet, 255 - octet, octet / 10, octet % 10]));
+            is_same(IpAddr::from([octet; 16]));
+        }
+        let longest = "ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255";
+        assert_eq!(longest.len(), IP_TEXT_BYTES_MAX);
+        is_same(longest.parse().expect("an address"));
+        is_same("::ffff:192.0.2.1".parse().expect("an address"));
+        is_same("::".parse().expect("an address"));
     }
 
     proptest! {
