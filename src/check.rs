@@ -15,6 +15,7 @@ use rustix::process::{Resource, Rlimit, getrlimit};
 use rustix::thread::CapabilitySet;
 
 use crate::control::certificates::{CertificateError, Loaded};
+use crate::control::finding::{Finding, Level};
 use crate::dataplane::probe::{self, KERNEL_MIN, RingRefusal};
 use crate::dataplane::socket::{bind_udp_group, receive_buffer_granted};
 use crate::dataplane::steering;
@@ -39,40 +40,6 @@ const STEERING_PACKETS: usize = 32;
 const STEERING_PATIENCE: Duration = Duration::from_secs(1);
 /// Columns of the rendered text.
 const COLUMNS: usize = 100;
-
-/// How bad a finding is; the worst is the greatest.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Level {
-    /// As it should be.
-    Ok,
-    /// The tracker runs, but slower or with less than configured.
-    Warning,
-    /// The tracker will not start, or fails under load.
-    Problem,
-}
-
-/// One thing that was looked at.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Finding {
-    /// How bad it is.
-    pub level: Level,
-    /// What was looked at, in a word or two.
-    pub title: String,
-    /// What was found.
-    pub detail: String,
-    /// What to do about it; none if it is as it should be.
-    pub remedy: Option<String>,
-}
-
-impl Finding {
-    fn ok(title: &str, detail: String) -> Self {
-        Self { level: Level::Ok, title: title.to_owned(), detail, remedy: None }
-    }
-
-    fn new(level: Level, title: &str, detail: String, remedy: String) -> Self {
-        Self { level, title: title.to_owned(), detail, remedy: Some(remedy) }
-    }
-}
 
 /// What the configuration asks of the machine.
 #[derive(Clone, Copy, Debug)]

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
-use throng::check::{self, Level};
+use throng::check;
 use throng::config::{Config, ConfigError, DEFAULT_TOML};
+use throng::control::finding::Level;
 use throng::control::signals;
 use throng::load::plan::LoadError;
 use throng::load::report::{Progress, Verdict};

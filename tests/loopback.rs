@@ -5,6 +5,8 @@
 
 mod process;
 
+#[path = "loopback/admin.rs"]
+mod admin;
 #[path = "loopback/client.rs"]
 mod client;
 #[path = "loopback/hostile.rs"]

@@ -3,29 +3,203 @@
 pub mod admin;
 pub mod certificates;
 mod clients;
+mod dashboard;
+pub mod finding;
+pub mod health;
+pub mod kernel;
 mod metrics;
 pub mod pages;
+pub mod samples;
 pub mod signals;
 mod stats;
+pub mod swarms;
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rustix::process::{Resource, getrlimit};
+use serde::Serialize;
+use tokio::sync::watch::Sender;
+
+use self::finding::Finding;
+use self::health::View;
+use self::kernel::Reader;
+use self::samples::{History, Moment, Sample, WorkerSample, hottest_ratio, workers_between};
+use self::swarms::{Ask, Asked, Swarms};
+use crate::tracker::census::ClientId;
 use crate::tracker::counters::Counters;
 use crate::tracker::published::{Pages, Published};
+use crate::tracker::survey::Survey;
+use crate::wire::id::InfoHash;
+
+/// Seconds between two moments that are kept, and how many: enough to look back a minute.
+const MOMENT_SECONDS: usize = 10;
+const MOMENTS: usize = 7;
+/// How long a worker may take to answer a question: it looks for one on every turn.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// What the control plane knows of the workers.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct State {
     published: Arc<[Arc<Published>]>,
     started: Instant,
+    /// Seconds since 1970.
+    started_at: f64,
+    /// Where peers are served, in words.
+    listeners: Arc<[String]>,
+    reader: Reader,
+    known: Arc<Mutex<Known>>,
+    /// The newest sample with everything that belongs to it, in JSON.
+    news: Sender<Arc<str>>,
+    ask: Ask,
+}
+
+/// What the control plane has of the workers.
+pub struct Parts {
+    /// What each publishes.
+    pub published: Arc<[Arc<Published>]>,
+    /// Asks them about a swarm.
+    pub ask: Ask,
+    /// What the kernel counts.
+    pub reader: Reader,
+    /// Where peers are served, in words.
+    pub listeners: Vec<String>,
+}
+
+/// What those who listen are told every second.
+#[derive(Serialize)]
+struct News<'a> {
+    sample: Option<&'a Sample>,
+    workers: &'a [WorkerSample],
+    findings: Vec<Finding>,
+}
+
+/// What the control plane remembers.
+#[derive(Debug)]
+struct Known {
+    now: Moment,
+    /// Some seconds apart, oldest first; never empty.
+    moments: VecDeque<Moment>,
+    history: History,
+    /// Samples taken.
+    samples: usize,
 }
 
 impl State {
-    /// Reads what the workers publish.
+    /// Reads what the workers publish, and what the kernel says.
     #[must_use]
-    pub fn new(published: Arc<[Arc<Published>]>) -> Self {
-        Self { published, started: Instant::now() }
+    pub fn new(parts: Parts) -> Self {
+        let Parts { published, ask, reader, listeners } = parts;
+        let started = Instant::now();
+        let moment =
+            Moment { at: Duration::ZERO, workers: counters(&published), kernel: reader.read() };
+        let known = Known {
+            now: moment.clone(),
+            moments: [moment].into(),
+            history: History::default(),
+            samples: 0,
+        };
+        Self {
+            published,
+            started,
+            started_at: seconds_since_1970(),
+            listeners: listeners.into(),
+            reader,
+            known: Arc::new(Mutex::new(known)),
+            news: Sender::new("".into()),
+            ask,
+        }
+    }
+
+    /// Takes a sample. Call it every second.
+    pub fn sample(&self) {
+        let now = Moment {
+            at: self.started.elapsed(),
+            workers: counters(&self.published),
+            kernel: self.reader.read(),
+        };
+        let mut known = self.known();
+        // Workers that have not published yet would look as if they had no memory.
+        if known.now.workers.iter().any(|counters| counters.store_budget_bytes[0] == 0) {
+            known.now = now;
+            return;
+        }
+        let sample = Sample::between(seconds_since_1970(), &known.now, &now);
+        let workers = workers_between(&known.now, &now);
+        known.history.push(sample, workers);
+        known.samples += 1;
+        if known.samples.is_multiple_of(MOMENT_SECONDS) {
+            known.moments.push_back(now.clone());
+            if known.moments.len() > MOMENTS {
+                known.moments.pop_front();
+            }
+        }
+        known.now = now;
+        drop(known);
+        if self.news.receiver_count() > 0 {
+            self.news.send_replace(self.tell().into());
+        }
+    }
+
+    /// The newest sample and all that belongs to it, in JSON.
+    fn tell(&self) -> String {
+        let findings = self.findings();
+        let known = self.known();
+        let (sample, workers) = (known.history.last(), known.history.workers.as_slice());
+        serde_json::to_string(&News { sample, workers, findings }).expect("numbers and words")
+    }
+
+    /// The largest swarms of all workers, so many, and how many there are of each size.
+    #[must_use]
+    pub fn swarms(&self, most: usize) -> Swarms {
+        let surveys = self.published.iter().map(|worker| worker.survey());
+        Swarms::new(Survey::merge(surveys, most))
+    }
+
+    /// Asks the worker that owns a swarm who is in it.
+    pub async fn ask(&self, info_hash: InfoHash) -> Asked {
+        let (sender, answer) = tokio::sync::oneshot::channel();
+        // Whoever asked may have gone.
+        let tell = Box::new(|answer| {
+            let _ = sender.send(answer);
+        });
+        if !(self.ask)(info_hash, tell) {
+            return Asked::Busy;
+        }
+        match tokio::time::timeout(ANSWER_WITHIN, answer).await {
+            Ok(Ok(answer)) => swarms::asked(answer),
+            _ => Asked::Busy,
+        }
+    }
+
+    /// The clients that peers use.
+    #[must_use]
+    pub fn clients(&self) -> Vec<pages::Share> {
+        pages::shares(&self.total(), &self.seen())
+    }
+
+    /// What is not as it should be.
+    #[must_use]
+    pub fn findings(&self) -> Vec<Finding> {
+        let known = self.known();
+        let samples: Vec<Sample> =
+            known.history.recent(MOMENT_SECONDS * (MOMENTS - 1)).copied().collect();
+        let before = known.moments.front().unwrap_or(&known.now);
+        health::findings(&View { before, now: &known.now, samples: &samples })
+    }
+
+    /// Everything that monitors read.
+    fn snapshot(&self) -> metrics::Snapshot {
+        let known = self.known();
+        metrics::Snapshot {
+            workers: counters(&self.published),
+            kernel: known.now.kernel.clone(),
+            watched: self.reader.watched().to_vec(),
+            hottest_ratio: known.history.last().and_then(hottest_ratio),
+            started: self.started_at,
+            files_max: getrlimit(Resource::Nofile).current,
+        }
     }
 
     /// Whether every worker serves.
@@ -33,27 +207,41 @@ impl State {
         self.published.iter().all(|worker| worker.is_serving())
     }
 
-    /// The counters of each worker, as last published.
-    fn counters(&self) -> Vec<Counters> {
-        self.published.iter().map(|worker| worker.counters()).collect()
-    }
-
     /// The public statistics as they are now.
     #[must_use]
     pub fn pages(&self) -> Pages {
+        pages::prepare(&self.total(), &self.seen())
+    }
+
+    /// How often workers saw each client: among UDP and HTTP peers, and among WebSocket peers.
+    fn seen(&self) -> [Vec<(ClientId, u64)>; 2] {
         let mut seen = [Vec::new(), Vec::new()];
         for worker in self.published.iter() {
             for (seen, more) in seen.iter_mut().zip(worker.clients()) {
                 seen.extend(more);
             }
         }
-        pages::prepare(&self.total(), &seen)
+        seen
     }
 
     /// The counters of all workers together.
     fn total(&self) -> Counters {
         let mut total = Counters::default();
-        self.counters().iter().for_each(|counters| total.add(counters));
+        counters(&self.published).iter().for_each(|counters| total.add(counters));
         total
     }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Whoever panicked with it left nothing half done that matters for statistics.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The counters of each worker, as last published.
+fn counters(published: &[Arc<Published>]) -> Vec<Counters> {
+    published.iter().map(|worker| worker.counters()).collect()
+}
+
+fn seconds_since_1970() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }

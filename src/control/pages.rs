@@ -17,6 +17,28 @@ use crate::tracker::published::Pages;
 /// Numbers of peers by client and version.
 type Clients = BTreeMap<&'static str, BTreeMap<String, u64>>;
 
+/// How many peers use a version of a client, about.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Share {
+    name: &'static str,
+    version: String,
+    peers: u64,
+}
+
+/// The clients that peers use, those with the most peers first: see [`prepare`].
+#[must_use]
+pub fn shares(total: &Counters, clients: &[Vec<(ClientId, u64)>; 2]) -> Vec<Share> {
+    let clients = Totals::new(total, clients).clients;
+    let mut shares: Vec<Share> = clients
+        .into_iter()
+        .flat_map(|(name, versions)| {
+            versions.into_iter().map(move |(version, peers)| Share { name, version, peers })
+        })
+        .collect();
+    shares.sort_by_key(|share| std::cmp::Reverse(share.peers));
+    shares
+}
+
 /// What both pages say.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -9,20 +9,32 @@ const TURN: Duration = Duration::from_micros(200);
 /// What is left of a turn.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
-    end: Instant,
+    begun: Instant,
 }
 
 impl Budget {
     /// A whole one.
     #[must_use]
     pub fn begin() -> Self {
-        Self { end: Instant::now() + TURN }
+        Self { begun: Instant::now() }
+    }
+
+    /// When it was whole.
+    #[must_use]
+    pub const fn begun(&self) -> Instant {
+        self.begun
+    }
+
+    /// Whether nothing is left of it at `now`.
+    #[must_use]
+    pub fn is_spent_at(&self, now: Instant) -> bool {
+        now.duration_since(self.begun) >= TURN
     }
 
     /// Whether the rest must wait for the next turn. Who asks has done something first, so that
     /// everything goes on.
     #[must_use]
     pub fn is_spent(&self) -> bool {
-        Instant::now() >= self.end
+        self.is_spent_at(Instant::now())
     }
 }

@@ -220,6 +220,13 @@ impl Receiver {
     pub fn is_empty(&self) -> bool {
         self.head == self.tail_seen && self.head == self.ring.tail.0.load(Ordering::Acquire)
     }
+
+    /// Bytes that wait now. Reads the writer's line.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> u64 {
+        let words = self.ring.tail.0.load(Ordering::Relaxed).wrapping_sub(self.head);
+        (words * WORD_BYTES) as u64
+    }
 }
 
 /// Wakes one worker: an eventfd, and whether anybody needs to write to it.
@@ -443,6 +450,12 @@ impl Post {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.receivers.iter().flatten().all(Receiver::is_empty)
+    }
+
+    /// Bytes of the messages that wait now, their lengths included.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> u64 {
+        self.receivers.iter().flatten().map(Receiver::waiting_bytes).sum()
     }
 
     /// Whether this worker may sleep. If true, senders ring from now on: wait for the doorbell,

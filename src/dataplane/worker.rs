@@ -13,7 +13,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustls::ServerConfig;
@@ -27,6 +27,7 @@ use super::ring::{Completion, Operation, Ring, Sizes, Token};
 use super::sleep;
 use crate::limits::BATCH_MAX;
 use crate::time::Seconds;
+use crate::tracker::counters::record_latency;
 use crate::tracker::http::Connection;
 use crate::tracker::published::Published;
 use crate::tracker::{Datagram, Setup, Tracker};
@@ -257,8 +258,13 @@ impl Worker {
         if let Some(pages) = self.orders.new_pages() {
             self.connections.set_pages(pages);
         }
+        for question in self.orders.new_questions() {
+            question(&mut self.tracker, self.now);
+        }
         if self.sweeping {
+            let begun = Instant::now();
             self.sweeping = self.tracker.sweep(self.now);
+            self.tracker.counters_mut().sweep[0] += nanos_since(begun);
         }
         let waiting = !self.waiting.is_empty()
             || !self.handshakes.is_empty()
@@ -289,9 +295,19 @@ impl Worker {
     /// Goes on with connections for the time that there is. One unit at least of everything, so
     /// that nothing stands still.
     fn serve_connections(&mut self, budget: &Budget) {
+        let mut begun = budget.begun();
         while let Some(completion) = self.waiting.pop_front() {
+            // A handshake is timed where its work is done, and the end of a stream is none.
+            let is_handled = matches!(completion.operation, Operation::Read(token)
+                if completion.result().is_ok_and(|len| len > 0)
+                    && !self.connections.is_handshaking(token));
             self.complete(completion);
-            if budget.is_spent() {
+            let ended = Instant::now();
+            if is_handled {
+                self.handled_http(ended.duration_since(begun));
+            }
+            begun = ended;
+            if budget.is_spent_at(ended) {
                 break;
             }
         }
@@ -300,6 +316,10 @@ impl Worker {
             self.connections.expire(self.now, budget, &mut self.tracker, &mut self.ring);
         }
         while self.resume_handshake() && !budget.is_spent() {}
+    }
+
+    fn handled_http(&mut self, took: Duration) {
+        record_latency(&mut self.tracker.counters_mut().http_handling, nanos(took));
     }
 
     /// Lets reads that found no buffer try again, as many as there are buffers for: more would only
@@ -380,14 +400,17 @@ impl Worker {
         let (udp, post, answers) = (&self.udp, &mut self.post, &mut self.answers);
         let mut exits = Exits { outbox, udp, post, answers };
         let tracker = &mut self.tracker;
+        let begun = Instant::now();
         let progress = self.connections.received(self.now, token, &bytes, tracker, &mut exits);
         self.connections.proceed(self.now, token, progress, &mut self.ring);
+        self.handled_http(begun.elapsed());
         true
     }
 
     /// Answers the datagrams of this turn, gives their buffers back, and arms what must be.
     fn handle_datagrams(&mut self) {
         let mut received = std::mem::take(&mut self.received);
+        let begun = (!received.is_empty()).then(Instant::now);
         for chunk in received.chunks(BATCH_MAX) {
             let (inbox, outbox) = self.ring.split();
             let empty = Datagram {
@@ -416,6 +439,9 @@ impl Worker {
             for completion in chunk {
                 self.ring.recycle(completion);
             }
+        }
+        if let Some(begun) = begun {
+            record_latency(&mut self.tracker.counters_mut().udp_batch, nanos_since(begun));
         }
         received.clear();
         self.received = received;
@@ -490,16 +516,21 @@ impl Worker {
             let (_, outbox) = self.ring.split();
             let (udp, post, answers) = (&self.udp, &mut self.post, &mut self.answers);
             let mut exits = Exits { outbox, udp, post, answers };
+            let begun = Instant::now();
             self.sweeping |= self.tracker.tick(self.now, &mut exits);
+            self.tracker.counters_mut().sweep[0] += nanos_since(begun);
             self.connections.begin_expiry();
         }
         self.unarmed.append(&mut self.failed);
         self.retry_accepts();
-        self.tracker.counters_mut().http_connections = [self.connections.count() as u64];
+        let counters = self.tracker.counters_mut();
+        counters.http_connections = [self.connections.count() as u64];
+        counters.mailbox_bytes = [self.post.waiting_bytes()];
         self.published.publish(self.tracker.counters());
         if self.ticked != self.surveyed {
             self.surveyed = self.ticked;
             self.published.publish_clients(self.tracker.censuses());
+            self.published.publish_survey(self.tracker.survey());
         }
     }
 
@@ -514,6 +545,14 @@ impl Worker {
 pub fn boot_seconds() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     u64::try_from(now.tv_sec).unwrap_or(0)
+}
+
+fn nanos_since(begun: Instant) -> u64 {
+    nanos(begun.elapsed())
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Whether a receive ended for lack of buffers, which come back within the turn.

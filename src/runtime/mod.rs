@@ -24,10 +24,13 @@ use tracing::{info, warn};
 use self::supervision::Supervision;
 use crate::check::{self, Settings};
 use crate::config::{Config, HttpListen, Mode, Refusal};
-use crate::control::admin;
 use crate::control::certificates::{self, CertificateError};
+use crate::control::finding::Finding;
+use crate::control::kernel::{Reader, Watched};
+use crate::control::swarms::Ask;
+use crate::control::{self, State, admin};
 use crate::dataplane::connections::Listening;
-use crate::dataplane::orders::Orders;
+use crate::dataplane::orders::{Orders, Question};
 use crate::dataplane::ring::Sizes;
 use crate::dataplane::socket::{self, BindError};
 use crate::dataplane::worker::{Parts, Worker, boot_seconds};
@@ -161,9 +164,16 @@ pub fn run(config: &Config) -> Result<(), RunError> {
     let mesh = mailbox::mesh(workers, mailbox::capacity_bytes(workers))
         .map_err(|source| RunError::Io { what: "making the workers' mailboxes", source })?;
     let published: Arc<[Arc<Published>]> = (0..workers).map(|_| Arc::default()).collect();
-    let orders: Vec<Arc<Orders>> =
+    let orders: Arc<[Arc<Orders>]> =
         mesh.iter().map(|post| Arc::new(Orders::new(post.doorbell().clone()))).collect();
     announce_start(config, workers, steered, &udp, &http, admin.as_ref());
+
+    let state = State::new(control::Parts {
+        published: published.clone(),
+        ask: asker(owner.clone(), orders.clone()),
+        reader: Reader::new(watched(&udp), workers),
+        listeners: listeners(config, &udp, &http),
+    });
 
     let (ended, mut endings) = tokio::sync::mpsc::unbounded_channel();
     let mut threads = Vec::new();
@@ -198,10 +208,8 @@ pub fn run(config: &Config) -> Result<(), RunError> {
     }
     drop(ended);
 
-    let outcome = supervision.run(config, admin, &published, &orders, &mut endings);
-    for orders in &orders {
-        orders.stop();
-    }
+    let outcome = supervision.run(config, admin, &state, &orders, &mut endings);
+    orders.iter().for_each(|orders| orders.stop());
     let deadline = Instant::now() + STOP_WITHIN;
     while threads.iter().any(|thread| !thread.is_finished()) {
         if Instant::now() > deadline {
@@ -402,6 +410,31 @@ fn bind(
     Ok((udp, http))
 }
 
+/// Brings questions about swarms to the workers that own them.
+fn asker(owner: Owner, orders: Arc<[Arc<Orders>]>) -> Ask {
+    Arc::new(move |info_hash, tell| {
+        let question: Question = Box::new(move |tracker, _| tell(tracker.describe(&info_hash)));
+        orders[owner.core(&info_hash).index()].ask(question).is_ok()
+    })
+}
+
+/// Where peers are served, in words.
+fn listeners(config: &Config, udp: &Groups<UdpSocket>, http: &Groups<TcpListener>) -> Vec<String> {
+    let udp = udp.iter().filter_map(|group| group[0].local_addr().ok());
+    let http = http.iter().filter_map(|group| group[0].local_addr().ok());
+    let with_words = |(address, listen): (SocketAddr, &HttpListen)| {
+        format!("http {}", HttpListen { address, ..*listen })
+    };
+    let http = http.zip(&config.http.listen).map(with_words);
+    udp.map(|address| format!("udp {address}")).chain(http).collect()
+}
+
+/// The sockets that the kernel counts for; one of which it says nothing is left out.
+fn watched(udp: &Groups<UdpSocket>) -> Vec<Watched> {
+    let sockets = udp.iter().flat_map(|group| group.iter().enumerate());
+    sockets.filter_map(|(worker, socket)| Watched::new(worker, socket).ok()).collect()
+}
+
 /// Lets the kernel deliver to the owning worker, if it can. Returns whether it does everywhere.
 fn steer(config: &Config, udp: &Groups<UdpSocket>, owner: &Owner) -> bool {
     if !config.udp.steering || owner.cores() < 2 {
@@ -532,7 +565,7 @@ fn u16_of(count: usize) -> u16 {
 ///
 /// # Errors
 /// If the configuration cannot be carried out on it.
-pub fn check(config: &Config) -> Result<Vec<check::Finding>, RunError> {
+pub fn check(config: &Config) -> Result<Vec<Finding>, RunError> {
     let mut findings = check::machine(&settings(config)?);
     if config.http.listen.iter().any(|listen| listen.tls) {
         findings.extend(check::certificates(certificates::load(&config.tls.pairs())));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use super::{RunError, load_access, load_tls};
@@ -15,7 +16,6 @@ use crate::control::signals::{Signal, Signals};
 use crate::control::{State, admin};
 use crate::dataplane::orders::Orders;
 use crate::tracker::access::Access;
-use crate::tracker::published::Published;
 
 /// The control plane: one thread's executor, and the signals that it waits for.
 pub(super) struct Supervision {
@@ -40,23 +40,30 @@ impl Supervision {
         self,
         config: &Config,
         admin: Option<TcpListener>,
-        published: &Arc<[Arc<Published>]>,
+        state: &State,
         orders: &[Arc<Orders>],
         endings: &mut UnboundedReceiver<RunError>,
     ) -> Result<(), RunError> {
         let error = |source| RunError::Io { what: "starting the control plane", source };
         let Self { executor, mut signals } = self;
         let outcome = executor.block_on(async {
-            let state = State::new(published.clone());
+            let is_watched = admin.is_some();
             if let Some(listener) = admin {
                 admin::spawn(listener, state.clone()).map_err(error)?;
             }
             let mut every_second = tokio::time::interval(Duration::from_secs(1));
+            // After a long reload one sample, and not all that were missed within a moment.
+            every_second.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
-                    _ = every_second.tick(), if config.http.stats => {
-                        let pages = Arc::new(state.pages());
-                        orders.iter().for_each(|orders| orders.set_pages(pages.clone()));
+                    _ = every_second.tick() => {
+                        if is_watched {
+                            state.sample();
+                        }
+                        if config.http.stats {
+                            let pages = Arc::new(state.pages());
+                            orders.iter().for_each(|orders| orders.set_pages(pages.clone()));
+                        }
                     }
                     signal = signals.next() => match signal {
                         Signal::Stop(name) => {

@@ -8,6 +8,18 @@ pub const BLOCK_BYTES_MAX: usize = 8_192;
 /// How many classes there are.
 pub const CLASSES: usize = 60;
 
+/// What statistics tell apart: blocks of up to so many bytes, as a number and as text.
+pub const GROUPS: [(usize, &str); 8] = [
+    (64, "64"),
+    (128, "128"),
+    (256, "256"),
+    (512, "512"),
+    (1_024, "1024"),
+    (2_048, "2048"),
+    (4_096, "4096"),
+    (BLOCK_BYTES_MAX, "8192"),
+];
+
 /// The size of a block, as the number of its class.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Class(u8);
@@ -70,6 +82,12 @@ impl Class {
         usize::from(self.0)
     }
 
+    /// The group of [`GROUPS`] that it is in.
+    #[must_use]
+    pub fn group(self) -> usize {
+        GROUPS.partition_point(|&(bytes, _)| bytes < self.bytes())
+    }
+
     /// As a number.
     #[must_use]
     pub const fn number(self) -> u8 {
@@ -109,6 +127,11 @@ mod tests {
         }
         for exact in [8_192, 5_120, 7_168] {
             assert_eq!(Class::of(exact).bytes(), exact);
+        }
+        for class in Class::all() {
+            let (most, text) = GROUPS[class.group()];
+            assert!(class.bytes() <= most && most < 2 * class.bytes().max(33), "{class:?}");
+            assert_eq!(most.to_string(), text);
         }
     }
 }

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::SwarmStore;
 use super::slab::Block;
+use super::survey::Survey;
 use crate::time::Seconds;
 
 /// In a peer's life the hand goes over all swarms so many times: who has expired unnoticed is held
@@ -22,6 +23,8 @@ const ROUND_SECS: (u32, u32) = (16, 512);
 const SLICE: u32 = 2_048;
 /// What a swarm counts that has something to remove, and each of its peers that leaves.
 const REMOVAL: u32 = 8;
+/// What a list counts that lies elsewhere: nobody has fetched it.
+const WALK: usize = 4;
 /// Stamps that take as long to look at as a head.
 const STAMPS: u32 = 8;
 
@@ -34,6 +37,8 @@ pub(super) struct Sweep {
     span: usize,
     /// Blocks of that span that have been looked at.
     done: usize,
+    /// Blocks of that span that have been counted: the hand may go back to those that are due.
+    counted: usize,
     /// Spans that are due now.
     due: usize,
     /// Until when spans have been made due.
@@ -62,20 +67,24 @@ impl SwarmStore {
         let mut work = 0;
         while self.sweep.due > 0 && work < SLICE {
             if self.sweep.span >= self.swarms.lists.slab.spans() {
-                (self.sweep.span, self.sweep.done) = (0, 0);
+                (self.sweep.span, self.sweep.done, self.sweep.counted) = (0, 0, 0);
                 self.sweep.complete = self.sweep.began;
                 self.sweep.began = now;
+                self.survey.finish_round();
                 if self.swarms.len() == 0 {
                     self.sweep.due = 0;
                     break;
                 }
             }
-            let (looked, due) = self.look_over(now, (SLICE - work) as usize);
-            work += u32::try_from(looked).expect("at most a slice");
+            let mut survey = std::mem::take(&mut self.survey);
+            let (looked, walked, due) = self.look_over(now, (SLICE - work) as usize, &mut survey);
+            self.survey = survey;
+            work += u32::try_from(looked + walked * WALK).expect("at most a few slices");
             self.sweep.done += looked;
+            self.sweep.counted = self.sweep.counted.max(self.sweep.done);
             if looked == 0 {
                 self.sweep.span += 1;
-                self.sweep.done = 0;
+                (self.sweep.done, self.sweep.counted) = (0, 0);
                 self.sweep.due -= 1;
             }
             let given_up = self.swarms.lists.slab.given_up();
@@ -91,23 +100,48 @@ impl SwarmStore {
     }
 
     /// Looks for blocks that are due, from where the hand is to the end of its span, as far as a
-    /// few. Returns how many it looked at, and those that are due, which it prefetches for.
-    fn look_over(&self, now: Seconds, most: usize) -> (usize, SmallVec<[(usize, Block); AHEAD]>) {
-        let Sweep { span, done, .. } = self.sweep;
+    /// few. Returns how many it looked at, how many further lists it had to look for, and the
+    /// blocks that are due, which it prefetches for.
+    fn look_over(
+        &self,
+        now: Seconds,
+        most: usize,
+        survey: &mut Survey,
+    ) -> (usize, usize, SmallVec<[(usize, Block); AHEAD]>) {
+        let Sweep { span, done, counted, .. } = self.sweep;
         let (lists, now) = (&self.swarms.lists, self.clock.stamp(now));
-        let (mut looked, mut due) = (0, SmallVec::new());
+        let (mut looked, mut walked, mut due) = (0, 0, SmallVec::new());
         for block in lists.slab.blocks(span, done).take(most) {
             let head = lists.head(block);
-            if head.is_used() && self.clock.is_expired(now, head.oldest) {
-                self.swarms.prefetch_swarm_of(block);
-                due.push((done + looked, block));
+            if head.is_used() {
+                if head.is_first() && done + looked >= counted {
+                    let (peers, further) = self.population(block);
+                    survey.saw(peers, || head.info_hash());
+                    walked += further;
+                }
+                if self.clock.is_expired(now, head.oldest) {
+                    self.swarms.prefetch_swarm_of(block);
+                    due.push((done + looked, block));
+                }
             }
             looked += 1;
             if due.len() == AHEAD {
                 break;
             }
         }
-        (looked, due)
+        (looked, walked, due)
+    }
+
+    /// Peers of a swarm, and how many lists lie elsewhere than its first.
+    #[inline]
+    fn population(&self, swarm: Block) -> (u32, usize) {
+        let lists = &self.swarms.lists;
+        let peers = lists.census(swarm).len;
+        if lists.head(swarm).next().is_none() {
+            return (peers, 0);
+        }
+        let further = self.swarms.lists_of(swarm).skip(1);
+        further.fold((peers, 0), |(peers, count), list| (peers + lists.census(list).len, count + 1))
     }
 
     /// Looks at one block; returns how much work that was.
@@ -186,6 +220,7 @@ impl SwarmStore {
             self.totals.expired_peers += seeders.iter().chain(&leechers).sum::<u64>();
             (self.totals.seeders, self.totals.leechers) = ([0; 2], [0; 2]);
             self.swarms.clear();
+            self.survey = Survey::default();
             self.sweep = Sweep { until: now, complete: now, began: now, ..Sweep::default() };
         }
         self.seen = now;

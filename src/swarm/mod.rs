@@ -19,14 +19,17 @@ mod room;
 mod sample;
 mod slab;
 mod small;
+mod survey;
 mod swarms;
 mod table;
 mod warm;
 pub mod web;
 
+pub use class::GROUPS;
 pub use hash::HashKey;
 pub use peers::Report;
 pub use sample::{Chunk, Sample};
+pub use survey::{LARGEST, SIZES};
 pub use swarms::SwarmHandle;
 
 use smallvec::SmallVec;
@@ -37,6 +40,7 @@ use self::layout::Clock;
 use self::peers::{Census, News, Refresh, Refreshed, Renewed};
 use self::sample::{BUCKETS_MAX, Bucket, Choice, apportion, apportion_two};
 use self::slab::Block;
+use self::survey::Survey;
 use self::swarms::Swarms;
 use self::warm::{Hint, Hints};
 use crate::rng::Rng;
@@ -154,6 +158,8 @@ pub struct Totals {
     pub leechers: [u64; 2],
     /// Bytes held.
     pub bytes: u64,
+    /// Bytes of that in blocks, by their size.
+    pub block_bytes: [u64; GROUPS.len()],
     /// Peers that left because they had not announced in time.
     pub expired_peers: u64,
     /// Peers that made room in a full swarm or a full store.
@@ -177,6 +183,7 @@ pub struct SwarmStore {
     choice: Choice,
     totals: Totals,
     sweep: Sweep,
+    survey: Survey,
     /// Where the search for swarms that can go goes on: a span of the slab.
     hand: usize,
 }
@@ -207,6 +214,7 @@ impl SwarmStore {
             choice: Choice::new(),
             totals: Totals::default(),
             sweep: Sweep::default(),
+            survey: Survey::default(),
             hand: 0,
         }
     }
@@ -465,6 +473,7 @@ impl SwarmStore {
         Totals {
             swarms: self.swarms.len() as u64,
             bytes: self.swarms.bytes() as u64,
+            block_bytes: self.swarms.lists.slab.group_bytes(),
             ..self.totals
         }
     }

@@ -12,7 +12,7 @@
 
 use std::num::NonZeroU32;
 
-use super::class::{CLASSES, Class};
+use super::class::{CLASSES, Class, GROUPS};
 use super::machine::{Memory, PIECE_BYTES, prefetch_lines};
 
 /// Bytes of a span.
@@ -188,6 +188,17 @@ impl Slab {
     #[must_use]
     pub const fn bytes(&self) -> usize {
         self.spans_in_use * SPAN_BYTES
+    }
+
+    /// Bytes of spans in use, by the group of their class.
+    #[must_use]
+    pub fn group_bytes(&self) -> [u64; GROUPS.len()] {
+        let mut bytes = [0; GROUPS.len()];
+        for class in Class::all() {
+            let spans: u32 = self.in_use.iter().map(|of_use| of_use[class.index()]).sum();
+            bytes[class.group()] += u64::from(spans) * SPAN_BYTES as u64;
+        }
+        bytes
     }
 
     /// Spans that have been given up. While this stays the same, where a block of swarms was there
@@ -497,6 +508,7 @@ impl Slab {
         assert_eq!(self.spans.len(), self.memory.pieces() * SPANS_PER_PIECE);
         let in_use = |spans: &[Span]| spans.iter().filter(|span| span.in_use).count();
         assert_eq!(in_use(&self.spans), self.spans_in_use);
+        assert_eq!(self.group_bytes().iter().sum::<u64>(), self.bytes() as u64);
         let pieces = self.spans.chunks_exact(SPANS_PER_PIECE);
         assert!(pieces.map(in_use).eq(self.piece_spans.iter().map(|&used| usize::from(used))));
         assert!(self.spare.is_none_or(|piece| self.piece_spans[piece] == 0));

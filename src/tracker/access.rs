@@ -58,7 +58,9 @@ pub fn parse_list(text: &[u8]) -> Result<Arc<[InfoHash]>, BadLine> {
     Ok(list.into())
 }
 
-fn parse_hex(hex: &[u8]) -> Option<InfoHash> {
+/// Reads an `info_hash` in 40 hexadecimal digits; `None` if it is anything else.
+#[must_use]
+pub fn parse_hex(hex: &[u8]) -> Option<InfoHash> {
     let digits: [u8; 40] = hex.try_into().ok()?;
     let mut hash = [0; 20];
     for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {

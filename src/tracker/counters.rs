@@ -5,6 +5,7 @@
 //! side.
 
 use super::outcome::{DropReason, Refusal};
+use crate::swarm::GROUPS;
 use crate::wire::addr::Family;
 
 /// How a request reached us.
@@ -42,13 +43,47 @@ pub const fn request_index(transport: Transport, family: Family, action: Action)
     (transport as usize * 2 + family as usize) * 4 + action as usize
 }
 
-/// Whether a metric only grows.
+/// Upper bounds of the classes in which latencies are counted, in nanoseconds. Each is twice the
+/// last, or nearly: 10 us to 1 s.
+pub const LATENCY_BOUNDS: [u64; 16] = [
+    10_000,
+    20_000,
+    50_000,
+    100_000,
+    200_000,
+    500_000,
+    1_000_000,
+    2_000_000,
+    5_000_000,
+    10_000_000,
+    20_000_000,
+    50_000_000,
+    100_000_000,
+    200_000_000,
+    500_000_000,
+    1_000_000_000,
+];
+/// A class for each bound, one for what is above all, and the sum of all in nanoseconds.
+pub const LATENCY_CELLS: usize = LATENCY_BOUNDS.len() + 2;
+
+/// Counts something that took `nanoseconds`.
+pub fn record_latency(cells: &mut [u64; LATENCY_CELLS], nanoseconds: u64) {
+    let class = LATENCY_BOUNDS.partition_point(|&bound| bound < nanoseconds);
+    cells[class] += 1;
+    cells[LATENCY_CELLS - 1] += nanoseconds;
+}
+
+/// How a metric is read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
     /// It only grows; its name ends in `_total` once rendered.
     Counter,
+    /// It only grows, and is nanoseconds; seconds once rendered.
+    Time,
     /// It goes up and down.
     Gauge,
+    /// Latencies: see [`record_latency`].
+    Histogram,
 }
 
 /// How the cells of one metric are told apart.
@@ -66,6 +101,10 @@ pub enum Labels {
     Drop,
     /// `reason`, in the order of [`Refusal::index`].
     Refusal,
+    /// `block_bytes`, the largest of the blocks that are counted together: see [`GROUPS`].
+    Block,
+    /// The classes of a histogram, and its sum. No label of their own.
+    Latency,
 }
 
 impl Labels {
@@ -78,6 +117,8 @@ impl Labels {
             Self::Family | Self::Active => 2,
             Self::Drop => DropReason::COUNT,
             Self::Refusal => Refusal::COUNT,
+            Self::Block => GROUPS.len(),
+            Self::Latency => LATENCY_CELLS,
         }
     }
 
@@ -86,7 +127,7 @@ impl Labels {
     pub fn of(self, index: usize) -> Vec<(&'static str, &'static str)> {
         const FAMILIES: [&str; 2] = ["ipv4", "ipv6"];
         match self {
-            Self::None => Vec::new(),
+            Self::None | Self::Latency => Vec::new(),
             Self::Request => vec![
                 ("transport", ["udp", "http", "websocket"][index / 8]),
                 ("family", FAMILIES[index / 4 % 2]),
@@ -96,6 +137,7 @@ impl Labels {
             Self::Active => vec![("peers", ["any", "present"][index])],
             Self::Drop => vec![("reason", DropReason::label(index))],
             Self::Refusal => vec![("reason", Refusal::label(index))],
+            Self::Block => vec![("block_bytes", GROUPS[index].1)],
         }
     }
 }
@@ -200,10 +242,14 @@ counters! {
     Counter None messages_sent: "Messages handed to other cores.";
     Counter None messages_refused: "Messages that did not fit into another core's mailbox.";
     Counter None messages_received: "Messages taken from other cores.";
+    Gauge None mailbox_bytes: "Bytes of messages from other cores that wait.";
     Counter None ring_enobufs: "Receives that ended because no buffer was left.";
     Counter None ring_overflows: "Turns that found the completion queue overflown.";
     Counter None turns: "Turns of the worker's loop.";
     Counter None sleeps: "Turns after which the worker slept.";
+    Histogram Latency udp_batch: "Time of a batch of datagrams on its worker, to its last answer.";
+    Histogram Latency http_handling:
+        "Time of what came over an HTTP connection on its worker, the wait for others left out.";
     Gauge None swarms: "Swarms held that have UDP or HTTP peers.";
     Gauge Family seeders: "UDP and HTTP peers held that need nothing more.";
     Gauge Family leechers: "UDP and HTTP peers held that still need something.";
@@ -213,11 +259,14 @@ counters! {
     Gauge Family web_seeders: "WebSocket peers held that need nothing more.";
     Gauge Family web_leechers: "WebSocket peers held that still need something.";
     Gauge None store_bytes: "Bytes held by swarms and peers.";
+    Gauge None web_store_bytes: "Bytes of these held by WebSocket peers, beside the budget.";
+    Gauge Block store_block_bytes: "Bytes held in blocks of up to this size, used or free.";
     Gauge None store_budget_bytes: "Bytes that swarms and peers may take.";
     Counter None completed: "Downloads that finished.";
     Counter None expired_peers: "Peers that left because they had not announced in time.";
     Counter None evicted_peers: "Peers that made room in a full swarm or a full store.";
     Counter None evicted_swarms: "Swarms that made room in a full store.";
+    Time None sweep: "Time spent on looking for peers and swarms that have expired.";
     Gauge None pending_scrapes: "Scrapes waiting for other cores.";
 }
 
@@ -262,11 +311,17 @@ mod tests {
     fn every_cell_of_a_metric_has_its_own_labels() {
         for description in Counters::DESCRIPTIONS {
             let labels = description.labels;
+            assert!(description.help.ends_with('.'));
+            // A histogram is one series, however many cells it has.
+            let is_histogram = description.kind == Kind::Histogram;
+            assert_eq!(is_histogram, labels == Labels::Latency, "{}", description.name);
+            if is_histogram {
+                continue;
+            }
             let mut all: Vec<_> = (0..labels.cells()).map(|cell| labels.of(cell)).collect();
             all.sort_unstable();
             all.dedup();
             assert_eq!(all.len(), labels.cells(), "{}", description.name);
-            assert!(description.help.ends_with('.'));
         }
     }
 

@@ -17,6 +17,7 @@ pub mod owner;
 pub mod policy;
 pub mod published;
 mod scrape;
+pub mod survey;
 mod udp;
 pub mod web;
 
@@ -269,6 +270,7 @@ impl Tracker {
         counters.seeders = totals.seeders;
         counters.leechers = totals.leechers;
         counters.store_bytes = [totals.bytes];
+        counters.store_block_bytes = totals.block_bytes;
         counters.expired_peers = [totals.expired_peers];
         counters.evicted_peers = [totals.evicted_peers];
         counters.evicted_swarms = [totals.evicted_swarms];
@@ -281,7 +283,8 @@ impl Tracker {
         counters.web_leechers = web.leechers;
         counters.expired_peers[0] += web.expired_peers;
         counters.evicted_peers[0] += web.evicted_peers;
-        counters.store_bytes[0] += self.web.bytes() as u64;
+        counters.web_store_bytes = [self.web.bytes() as u64];
+        counters.store_bytes[0] += counters.web_store_bytes[0];
         counters.web_connections = [self.web_connections.len() as u64];
         counters
     }

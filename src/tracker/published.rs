@@ -1,13 +1,15 @@
-//! A core's counters where others can read them, without a lock.
+//! A core's counters where others can read them, without a lock that the core would wait for.
 //!
 //! One writer, the core; any number of readers. Every cell is stored and loaded for itself,
 //! relaxed: a reader may see one cell newer than another, which no statistic minds, and never a
 //! torn one.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use super::census::{CLIENTS_MAX, Census, ClientId, UNKNOWN};
 use super::counters::Counters;
+use super::survey::Survey;
 
 /// One core's published counters, in cache lines of their own.
 #[derive(Debug)]
@@ -18,6 +20,8 @@ pub struct Published {
     clients: [[[AtomicU64; 2]; CLIENTS_MAX]; 2],
     /// 1 once the core serves.
     serving: AtomicU64,
+    /// Once a second; the core never waits for whoever reads it.
+    survey: Mutex<Survey>,
 }
 
 impl Default for Published {
@@ -26,6 +30,7 @@ impl Default for Published {
             words: [const { AtomicU64::new(0) }; Counters::WORDS],
             clients: [const { [const { [const { AtomicU64::new(0) }; 2] }; CLIENTS_MAX] }; 2],
             serving: AtomicU64::new(0),
+            survey: Mutex::default(),
         }
     }
 }
@@ -66,6 +71,19 @@ impl Published {
         })
     }
 
+    /// Publishes what swarms there are, unless somebody is reading that at this moment.
+    pub fn publish_survey(&self, survey: Survey) {
+        if let Ok(mut published) = self.survey.try_lock() {
+            *published = survey;
+        }
+    }
+
+    /// The swarms as last published.
+    #[must_use]
+    pub fn survey(&self) -> Survey {
+        self.survey.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The counters as last published.
     #[must_use]
     pub fn counters(&self) -> Counters {
@@ -96,6 +114,7 @@ pub struct Pages {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::swarm::SIZES;
 
     #[test]
     fn what_is_published_is_read() {
@@ -109,5 +128,17 @@ mod tests {
         assert_eq!(published.clients(), [vec![(*b"-TR4060-", 1)], Vec::new()]);
         assert_eq!(published.counters(), Counters::from_words(5..));
         assert!(published.is_serving());
+        let survey = Survey { sizes: [3; SIZES], ..Survey::default() };
+        published.publish_survey(survey.clone());
+        assert_eq!(published.survey(), survey);
+    }
+
+    #[test]
+    fn a_core_does_not_wait_for_a_reader() {
+        let published = Published::default();
+        let reader = published.survey.lock().expect("nobody panicked");
+        published.publish_survey(Survey { sizes: [3; SIZES], ..Survey::default() });
+        drop(reader);
+        assert_eq!(published.survey(), Survey::default());
     }
 }

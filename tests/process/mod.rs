@@ -178,7 +178,7 @@ impl Throng {
     fn ask_admin(&self, path: &str) -> io::Result<(u16, String)> {
         let mut stream = TcpStream::connect_timeout(&self.admin, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: throng\r\nConnection: close\r\n\r\n")?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         let status = text.get(9..12).and_then(|code| code.parse().ok());

@@ -25,6 +25,7 @@ use hashbrown::HashTable;
 use super::Counts;
 use super::hash::{HashKey, Hasher};
 use super::peers::Report;
+use super::survey::Survey;
 use crate::rng::Rng;
 use crate::time::Seconds;
 use crate::wire::addr::Family;
@@ -161,6 +162,7 @@ pub struct WebStore {
     /// Where the sweep goes on.
     next_member: usize,
     next_swarm: usize,
+    pub(super) survey: Survey,
 }
 
 /// Values at places that stay theirs.
@@ -222,6 +224,7 @@ impl WebStore {
             totals: WebTotals::default(),
             next_member: 0,
             next_swarm: 0,
+            survey: Survey::default(),
         }
     }
 
@@ -348,13 +351,20 @@ impl WebStore {
         for _ in 0..SWEEP_SWARMS.min(self.swarms.slots.len()) {
             if self.next_swarm >= self.swarms.slots.len() {
                 self.next_swarm = 0;
+                self.survey.finish_round();
             }
             let Ok(index) = u32::try_from(self.next_swarm) else { break };
             self.next_swarm += 1;
             let Some(Some(swarm)) = self.swarms.slots.get(index as usize) else { continue };
+            let peers = u32::try_from(swarm.members.len()).expect("bounded");
+            self.survey.saw(peers, || swarm.info_hash);
             if swarm.members.is_empty() && now.since(swarm.touched) > self.bounds.peer_ttl_secs {
                 self.remove_swarm(index);
             }
+        }
+        if self.swarms.slots.is_empty() {
+            // No round will ever end again.
+            (self.survey, self.next_swarm) = (Survey::default(), 0);
         }
     }
 
