@@ -574,6 +574,27 @@ fn dependencies_say_what_they_save() {
     report(explained_dependencies, &[read(&root().join("Cargo.toml"))]);
 }
 
+/// Lines of the manifest in `tests/core` that name a dependency otherwise than `whole` does.
+fn strange_dependencies(core: &str, whole: &str) -> Vec<String> {
+    let tables = core.split("\n[").filter(|table| {
+        table.starts_with("dependencies]") || table.starts_with("dev-dependencies]")
+    });
+    tables
+        .flat_map(|table| table.lines().skip(1))
+        .filter(|line| line.contains('=') && !whole.lines().any(|known| known == *line))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_core_by_itself_has_the_dependencies_of_the_whole() {
+    let [core, whole] =
+        ["tests/core/Cargo.toml", "Cargo.toml"].map(|path| read(&root().join(path)).text);
+    assert_eq!(strange_dependencies(&core, &whole), Vec::<String>::new());
+    let older = core.replace("\nmemchr = \"", "\nmemchr = \"0.");
+    assert_eq!(strange_dependencies(&older, &whole).len(), 1);
+}
+
 /// Applies `check` to planted text: path, text, and the lines on which it must fire.
 fn planted(check: Check, snippets: &[(&str, &str, &[usize])]) {
     assert!(snippets.iter().any(|(_, _, lines)| !lines.is_empty()), "nothing fires");
