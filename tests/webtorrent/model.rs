@@ -12,7 +12,6 @@ use serde_json::Value as Json;
 use throng::limits::{
     PENDING_SCRAPE_SECONDS, WEB_OFFERS_MAX, WEB_PENDING_MAX, WEB_PENDING_SECONDS,
 };
-use throng::rng::Rng;
 use throng::time::Seconds;
 use throng::wire::addr::Endpoint;
 use throng::wire::announce::{Announce, Event, Left};
@@ -113,7 +112,7 @@ fn random_scripts_agree_with_a_naive_tracker() {
     let (mut brought, mut crowded) = ([0, 0], 0);
     for seed in 0..SEEDS {
         let _named = Named(seed);
-        let mut script = Script::new(seed, Choices::Seed(Rng::new(seed)));
+        let mut script = Script::new(seed, Choices::Seed(throng::rng::Rng::new(seed)));
         for _ in 0..STEPS {
             script.step();
         }
