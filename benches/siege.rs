@@ -77,6 +77,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_micros(200);
 /// Answers of half a second.
 const RECEIVE_BUFFER_BYTES: usize = 2 << 20;
+/// Answers that must be left of a round, without the attack and with it, and how many times as many
+/// rounds may be tried for that.
+const ANSWERS_MIN: u64 = 2_000;
+const TRIES: usize = 3;
 /// How finely it is looked at whether the host took the CPUs away.
 const SLICE: Duration = Duration::from_millis(50);
 /// What is told of the latencies of a round; the last is judged.
@@ -216,7 +220,7 @@ impl Siege {
         let (name, label) = attack.proof;
         let proof = server.metric(name, label);
         let mut rounds = Rounds::new(&self.options, server);
-        for _ in 0..self.options.rounds {
+        while rounds.want_more() {
             let attacker = Attacker::Herd(Herd::new(attack.manner.clone(), target));
             drop(rounds.run(attacker, || {}));
             self.rest(server);
@@ -246,7 +250,7 @@ impl Siege {
         let pid = i32::try_from(server.pid()).ok().and_then(Pid::from_raw).expect("a process");
         let target = tls(server.address);
         let mut rounds = Rounds::new(&self.options, server);
-        for _ in 0..self.options.rounds {
+        while rounds.want_more() {
             certificates.write(0);
             kill_process(pid, Signal::HUP).expect("it runs");
             thread::sleep(Duration::from_millis(500));
@@ -284,6 +288,8 @@ struct Rounds<'a> {
     latencies: Vec<[[f64; 2]; 3]>,
     /// Answers without it and with it that count, in all rounds.
     kept: [u64; 2],
+    /// Rounds, those that count for nothing among them.
+    tries: usize,
     open: usize,
     ended: u64,
     busy: f64,
@@ -293,8 +299,15 @@ struct Rounds<'a> {
 impl<'a> Rounds<'a> {
     fn new(options: &'a Options, server: &'a Server) -> Self {
         let (open, ended, busy, resident) = (0, 0, 0.0, 0);
-        let (latencies, kept) = (Vec::new(), [0; 2]);
-        Self { options, server, latencies, kept, open, ended, busy, resident }
+        let (latencies, kept, tries) = (Vec::new(), [0; 2], 0);
+        Self { options, server, latencies, kept, tries, open, ended, busy, resident }
+    }
+
+    /// Whether there are fewer rounds than there should be. One of which the host left too little
+    /// counts for nothing, and is repeated; but not for ever.
+    fn want_more(&self) -> bool {
+        let wanted = self.options.rounds as usize;
+        self.latencies.len() < wanted && self.tries < TRIES * wanted
     }
 
     /// One round; `meanwhile` runs while the attack is measured.
@@ -328,8 +341,12 @@ impl<'a> Rounds<'a> {
             self.ended += handshakes.done.iter().sum::<u64>();
         }
         let both = [without, with];
+        self.tries += 1;
         for (kept, latency) in self.kept.iter_mut().zip(&both) {
             *kept += latency.len();
+        }
+        if self.options.whole && both.iter().any(|latency| latency.len() < ANSWERS_MIN) {
+            return attacker;
         }
         self.latencies.push(QUANTILES.map(|quantile| {
             both.each_ref().map(|latency| micros(latency.value_at_quantile(quantile)))
@@ -340,7 +357,8 @@ impl<'a> Rounds<'a> {
     /// Prints a line and returns how much longer UDP waits.
     fn report(self, name: &str) -> f64 {
         let seconds = (self.options.ramp + self.options.length).as_secs_f64();
-        let all_seconds = seconds * f64::from(self.options.rounds);
+        let rounds = f64::from(u32::try_from(self.tries).expect("a few"));
+        let all_seconds = seconds * rounds;
         let middle = |quantile: usize, side: usize| {
             median(self.latencies.iter().map(|round| round[quantile][side]).collect())
         };
@@ -355,8 +373,7 @@ impl<'a> Rounds<'a> {
         let most = ratios.iter().copied().fold(0.0, f64::max);
         let ratio = if is_known { median(ratios) } else { f64::NAN };
         let announces = self.options.length.as_secs_f64() / PACE.as_secs_f64();
-        let kept =
-            self.kept.map(|kept| 100.0 * kept as f64 / announces / f64::from(self.options.rounds));
+        let kept = self.kept.map(|kept| 100.0 * kept as f64 / announces / rounds);
         println!(
             "| {name} | {} | {:.0} | {:.2} | {} | {:.0}, {:.0} | {} \
              | {ratio:.2} ({least:.2} to {most:.2}) |",
