@@ -4,6 +4,7 @@
 //! if it is as it should be.
 
 use super::finding::{Finding, Level};
+use super::metrics::real;
 use super::samples::{Moment, Sample};
 use crate::tracker::counters::{Action, Counters, REQUEST_KINDS};
 use crate::tracker::outcome::{DropReason, Refusal};
@@ -53,13 +54,12 @@ impl View<'_> {
 
     fn mean(&self, column: fn(&Sample) -> f64) -> f64 {
         let known: Vec<f64> = self.samples.iter().map(column).filter(|v| v.is_finite()).collect();
-        if known.is_empty() { f64::NAN } else { known.iter().sum::<f64>() / count_of(&known) }
+        if known.is_empty() {
+            f64::NAN
+        } else {
+            known.iter().sum::<f64>() / real(known.len() as u64)
+        }
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a few dozen")]
-const fn count_of(values: &[f64]) -> f64 {
-    values.len() as f64
 }
 
 /// Everything that is not as it should be, the worst first.
@@ -121,7 +121,7 @@ fn busy(view: &View<'_>) -> Option<Finding> {
 
 fn uneven(view: &View<'_>) -> Option<Finding> {
     let hottest = view.mean(|sample| sample.load_max);
-    let workers = super::metrics::real(view.now.workers.len() as u64);
+    let workers = real(view.now.workers.len() as u64);
     let others = (view.mean(|sample| sample.load_mean) * workers - hottest) / (workers - 1.0);
     (workers > 1.0 && hottest > 0.5 && hottest > UNEVEN * others).then(|| {
         let detail = format!(
@@ -243,7 +243,7 @@ fn ring(view: &View<'_>) -> Option<Finding> {
 fn strange_ids(view: &View<'_>) -> Option<Finding> {
     let strange = view.dropped(DropReason::BadConnectionId);
     let all = strange + view.grew(|counters| counters.requests[..8].iter().sum());
-    let share = super::metrics::real(strange) / super::metrics::real(all.max(1));
+    let share = real(strange) / real(all.max(1));
     (strange > FEW && share > STRANGE_IDS).then(|| {
         let detail = format!(
             "{:.0} % of the requests over UDP in the last minute came with a connection id that is \

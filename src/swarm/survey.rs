@@ -24,7 +24,7 @@ struct Round {
 
 /// What the present round of a sweep has seen so far, and the whole one before it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct Survey {
+pub struct Survey {
     now: Round,
     before: Option<Round>,
 }
@@ -32,7 +32,7 @@ pub(super) struct Survey {
 impl Survey {
     /// The sweep has come to a swarm.
     #[inline]
-    pub fn saw(&mut self, peers: u32, info_hash: impl FnOnce() -> InfoHash) {
+    pub(super) fn saw(&mut self, peers: u32, info_hash: impl FnOnce() -> InfoHash) {
         let Some(class) = peers.checked_ilog2() else { return };
         self.now.sizes[(class as usize).min(SIZES - 1)] += 1;
         let largest = &mut self.now.largest;
@@ -42,7 +42,7 @@ impl Survey {
     }
 
     /// The sweep has seen all, and begins anew.
-    pub fn finish_round(&mut self) {
+    pub(super) fn finish_round(&mut self) {
         self.before = Some(std::mem::take(&mut self.now));
     }
 
@@ -52,7 +52,7 @@ impl Survey {
         self.before.as_ref().unwrap_or(&self.now).sizes
     }
 
-    /// Names among which the largest are, each once.
+    /// Names among which the [`LARGEST`] are, each once.
     #[must_use]
     pub fn largest(&self) -> Vec<InfoHash> {
         let rounds = [Some(&self.now), self.before.as_ref()];
@@ -78,16 +78,10 @@ impl Round {
 }
 
 impl SwarmStore {
-    /// Swarms by size, as the sweep has found them: see [`SIZES`].
+    /// What the sweep has found.
     #[must_use]
-    pub fn sizes(&self) -> [u64; SIZES] {
-        self.survey.sizes()
-    }
-
-    /// Names of swarms among which the [`LARGEST`] are, as the sweep has found them.
-    #[must_use]
-    pub fn largest(&self) -> Vec<InfoHash> {
-        self.survey.largest()
+    pub const fn survey(&self) -> &Survey {
+        &self.survey
     }
 
     /// Who is in a swarm, the expired among them; none if there is no such swarm.
@@ -98,16 +92,10 @@ impl SwarmStore {
 }
 
 impl WebStore {
-    /// Swarms by size, as the sweep has found them: see [`SIZES`].
+    /// What the sweep has found.
     #[must_use]
-    pub fn sizes(&self) -> [u64; SIZES] {
-        self.survey.sizes()
-    }
-
-    /// Names of swarms among which the largest are, as the sweep has found them.
-    #[must_use]
-    pub fn largest(&self) -> Vec<InfoHash> {
-        self.survey.largest()
+    pub const fn survey(&self) -> &Survey {
+        &self.survey
     }
 }
 
@@ -199,15 +187,15 @@ mod tests {
         let mut all_seen = 0;
         for second in 900..1_900 {
             while store.sweep(Seconds(second)) {}
-            let seen: u64 = store.sizes().iter().sum();
+            let seen: u64 = store.survey().sizes().iter().sum();
             all_seen = if second < 1_100 { 0 } else { seen.max(all_seen) };
         }
         assert_eq!(store.totals().swarms, u64::from(young));
-        let seen: u64 = store.sizes().iter().sum();
+        let seen: u64 = store.survey().sizes().iter().sum();
         assert_eq!(seen, u64::from(young), "what is left");
         assert!(all_seen <= u64::from(old + young), "{all_seen} were counted at a time");
-        assert_eq!(store.sizes()[..4], [26_100, 180, 360, 360]);
-        let largest = store.largest();
+        assert_eq!(store.survey().sizes()[..4], [26_100, 180, 360, 360]);
+        let largest = store.survey().largest();
         assert!(largest.iter().filter(|hash| hash.0[2] == 3 && hash.0[3] > 0x84).count() >= 30);
     }
 }

@@ -66,14 +66,14 @@ impl Tracker {
     /// The largest swarms with what is in them now, as far as the sweeps have come upon them.
     #[must_use]
     pub fn survey(&self) -> Survey {
-        let mut names = self.store.largest();
-        names.extend(self.web.largest());
+        let mut names = self.store.survey().largest();
+        names.extend(self.web.survey().largest());
         names.sort_unstable();
         names.dedup();
         let swarms = names.into_iter().filter_map(|info_hash| self.describe(&info_hash));
         let largest = swarms.filter(|swarm| swarm.peers() > 0).collect();
-        let mut sizes = self.store.sizes();
-        for (sum, count) in sizes.iter_mut().zip(self.web.sizes()) {
+        let mut sizes = self.store.survey().sizes();
+        for (sum, count) in sizes.iter_mut().zip(self.web.survey().sizes()) {
             *sum += count;
         }
         Survey::merge(std::iter::once(Survey { largest, sizes }), LARGEST)
