@@ -23,13 +23,18 @@
 //! briefly, and only what is right is asserted. An argument that is no option is a part of the
 //! names of the attacks to run. Environment: THRONG_SIEGE_ROUNDS (3), THRONG_SIEGE_SECONDS (4).
 
+use std::io::IoSliceMut;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
+use nix::sys::socket::sockopt::ReceiveTimestampns;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt};
+use nix::sys::time::TimeSpec;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_recv_buffer_size;
 use rustix::process::{Pid, Signal, kill_process, setpriority_process};
@@ -403,8 +408,9 @@ fn probe(server: SocketAddr, length: Duration) -> Histogram<u64> {
     socket.set_nonblocking(true).expect("an option");
     // What comes while the host has this CPU must not be lost.
     let _ = set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER_BYTES);
-    // When each was sent, and which peer it named; how long each answer took.
-    let mut sent: Vec<(Instant, u32)> = Vec::new();
+    setsockopt(&socket, ReceiveTimestampns, &true).expect("an option");
+    // When each was sent, on two clocks, and which peer it named; how long each answer took.
+    let mut sent: Vec<(Instant, Duration, u32)> = Vec::new();
     let mut answers: Vec<(Instant, Duration)> = Vec::new();
     let mut slices = Slices::new();
     let (began, mut due) = (Instant::now(), Instant::now());
@@ -422,14 +428,14 @@ fn probe(server: SocketAddr, length: Duration) -> Histogram<u64> {
             let number = TransactionId(number.to_be_bytes());
             let mut request = [0; ANNOUNCE_BYTES];
             udp::write_announce_request(&mut request, id, number, &announce);
-            sent.push((Instant::now(), peer));
             socket.send(&request).expect("loopback takes it");
+            sent.push((Instant::now(), since_1970(), peer));
         }
         wait(&socket, due.saturating_duration_since(Instant::now()));
-        while let Ok(len) = socket.recv(&mut buffer) {
+        while let Some((len, arrived)) = receive(&socket, &mut buffer) {
             let number = [buffer[4], buffer[5], buffer[6], buffer[7]];
-            let (since, peer) = sent[u32::from_be_bytes(number) as usize];
-            answers.push((since, since.elapsed()));
+            let (since, left, peer) = sent[u32::from_be_bytes(number) as usize];
+            answers.push((since, arrived.saturating_sub(left)));
             load::check(SHAPE, load::Server::Full, Some(peer), &buffer[..len]);
         }
     }
@@ -441,6 +447,25 @@ fn probe(server: SocketAddr, length: Duration) -> Histogram<u64> {
         }
     }
     latency
+}
+
+/// Takes an answer, if there is one: its length, and when the kernel got it from the server, which
+/// may be long before this thread is told.
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Option<(usize, Duration)> {
+    let mut control = nix::cmsg_space!(TimeSpec);
+    let mut parts = [IoSliceMut::new(buffer)];
+    let (fd, flags) = (socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
+    let answer = recvmsg::<()>(fd, &mut parts, Some(&mut control), flags).ok()?;
+    let arrived = answer.cmsgs().expect("room for one").find_map(|message| match message {
+        ControlMessageOwned::ScmTimestampns(time) => Some(Duration::from(time)),
+        _ => None,
+    });
+    Some((answer.bytes, arrived.expect("the option is set")))
+}
+
+/// On the clock of arrivals.
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock that is set")
 }
 
 /// Which parts of a time the machine was ours. On a virtual one the host may take CPUs away; the
