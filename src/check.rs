@@ -4,6 +4,8 @@
 //! it in a pure function that the tests call with any measurement. Must not change the machine or
 //! touch a public address: what it opens is on loopback and closed again.
 
+pub mod network;
+
 use std::fmt::Write;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -13,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit};
 use rustix::thread::CapabilitySet;
+use serde::Serialize;
 
 use crate::control::certificates::{CertificateError, Loaded};
 use crate::control::finding::{Finding, Level};
@@ -124,6 +127,23 @@ pub fn render(findings: &[Finding]) -> String {
             start = " ".repeat(indent + 3);
         }
     }
+    text
+}
+
+/// The findings as JSON, for programs, and the worst level among them.
+///
+/// # Panics
+/// Never: there is nothing in it that JSON cannot say.
+#[must_use]
+pub fn json(findings: &[Finding]) -> String {
+    #[derive(Serialize)]
+    struct Whole<'a> {
+        findings: &'a [Finding],
+        worst: Level,
+    }
+    let whole = Whole { findings, worst: worst(findings) };
+    let mut text = serde_json::to_string_pretty(&whole).expect("lists and texts");
+    text.push('\n');
     text
 }
 
@@ -454,8 +474,29 @@ mod tests {
         assert_eq!(worst(&all[..1]), Level::Warning);
     }
 
+    #[test]
+    fn programs_are_told_the_same_with_the_worst_level() {
+        let findings = [
+            Finding::ok("a", "fine".to_owned()),
+            Finding::new(Level::Warning, "b", "so \"so\"".to_owned(), "Mend it.".to_owned()),
+        ];
+        let text = json(&findings);
+        assert!(text.ends_with("}\n"), "{text}");
+        let read: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
+        let expected = serde_json::json!({
+            "findings": [
+                {"level": "ok", "title": "a", "detail": "fine", "remedy": null},
+                {"level": "warning", "title": "b", "detail": "so \"so\"", "remedy": "Mend it."},
+            ],
+            "worst": "warning",
+        });
+        assert_eq!(read, expected);
+        let nothing: serde_json::Value = serde_json::from_str(&json(&[])).expect("it is JSON");
+        assert_eq!(nothing, serde_json::json!({"findings": [], "worst": "ok"}));
+    }
+
     /// Only what is not as it should be has a remedy.
-    fn level(finding: Finding) -> Level {
+    pub(super) fn level(finding: Finding) -> Level {
         assert_eq!(finding.remedy.is_none(), finding.level == Level::Ok, "{finding:?}");
         finding.level
     }

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use throng::top::Target;
+
 pub use load::Load;
 
 const EXAMPLES: &str = "\
@@ -19,6 +21,7 @@ Examples:
   throng run --config throng.toml
   throng --set announce.interval=20m --set udp.listen=127.0.0.1:7000,[::1]:7000
   THRONG__LOG__LEVEL=debug throng run        the environment overrides the file, --set both
+  throng top                                 watch the tracker on this machine
   throng load udp 127.0.0.1:6969             how much does it take? see: throng load udp --help";
 
 /// A BitTorrent tracker engine: thread-per-core, io_uring, UDP and HTTP in one process.
@@ -41,7 +44,9 @@ enum Verb {
     /// Print the commented default configuration, in TOML
     Config,
     /// Check the configuration and this machine, and say what to do about each finding
-    Check(Options),
+    Check(Check),
+    /// Watch a tracker at work, in the terminal
+    Top(Top),
     /// Put load on a tracker, check every answer, and report rates and latencies
     Load {
         #[command(subcommand)]
@@ -63,6 +68,29 @@ pub struct Options {
     pub overrides: Vec<String>,
 }
 
+/// What `throng check` is told.
+#[derive(Args, Clone, Debug, Default, Eq, PartialEq)]
+pub struct Check {
+    #[command(flatten)]
+    pub options: Options,
+    /// Print the findings as JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `throng top` is told.
+#[derive(Args, Clone, Debug, Eq, PartialEq)]
+pub struct Top {
+    /// The admin listener: an address and port, or unix: and a path
+    #[arg(default_value = "127.0.0.1:6970")]
+    pub target: Target,
+    /// File whose first line is the token that the listener wants
+    ///
+    /// Without it, the environment variable THRONG__ADMIN__TOKEN counts, if there is one.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
 /// What is asked of the program.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
@@ -71,7 +99,9 @@ pub enum Command {
     /// Print the default configuration.
     Config,
     /// Check the configuration and the machine.
-    Check(Options),
+    Check(Check),
+    /// Watch a tracker.
+    Top(Top),
     /// Put load on a tracker.
     Load(Box<Load>),
 }
@@ -87,7 +117,10 @@ impl Cli {
             None => Command::Run(outer),
             Some(Verb::Run(inner)) => Command::Run(outer.followed_by(inner)),
             Some(Verb::Config) => Command::Config,
-            Some(Verb::Check(inner)) => Command::Check(outer.followed_by(inner)),
+            Some(Verb::Check(Check { options, json })) => {
+                Command::Check(Check { options: outer.followed_by(options), json })
+            }
+            Some(Verb::Top(top)) => Command::Top(top),
             Some(Verb::Load { load }) => Command::Load(load),
         }
     }
@@ -130,7 +163,6 @@ mod tests {
             ("throng run --config a", Command::Run(options(Some("a"), &[]))),
             ("throng --config a run", Command::Run(options(Some("a"), &[]))),
             ("throng config", Command::Config),
-            ("throng check --config a", Command::Check(options(Some("a"), &[]))),
         ];
         for (line, command) in cases {
             assert_eq!(parse(line).expect(line), command, "{line}");
@@ -145,13 +177,36 @@ mod tests {
     }
 
     #[test]
+    fn a_check_is_for_people_unless_json_is_asked_for() {
+        for (line, config, json) in [
+            ("throng check", None, false),
+            ("throng check --config a", Some("a"), false),
+            ("throng --config a check", Some("a"), false),
+            ("throng check --json", None, true),
+            ("throng check --json --config a", Some("a"), true),
+            ("throng --config b check --config a --json", Some("a"), true),
+        ] {
+            let expected = Command::Check(Check { options: options(config, &[]), json });
+            assert_eq!(parse(line).expect(line), expected, "{line}");
+        }
+        let both = Check { options: options(None, &["a=1", "b=2"]), json: true };
+        let command = parse("throng --set a=1 check --json --set b=2");
+        assert_eq!(command.expect("is right"), Command::Check(both));
+    }
+
+    #[test]
     fn what_is_not_known_is_refused() {
         for line in [
             "throng walk",
             "throng --port 1",
             "throng --set",
             "throng config --set a=1",
+            "throng --json check",
+            "throng run --json",
+            "throng check --json=yes",
             "throng load",
+            "throng top nowhere",
+            "throng top --token x",
             "throng load tcp 127.0.0.1:1",
             "throng load udp",
             "throng load udp 127.0.0.1:1 --connections 1",

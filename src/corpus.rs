@@ -22,7 +22,7 @@ const TARGETS: [(&str, Check); 10] = [
     ("bencode_out", wire::bencode::check),
     ("swarm_ops", swarm::model::check),
     ("config_toml", config::check),
-    ("access_list", tracker::access::check),
+    ("access_list", tracker::access::hashes::check),
 ];
 /// And the others.
 const SESSIONS: [&str; 3] = ["udp_session", "ws_session", "canary"];

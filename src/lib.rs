@@ -11,6 +11,7 @@
 //! 4  dataplane          one core's I/O: ring, sockets, connections, mailboxes
 //!    control            one thread's I/O: health, metrics, statistics, signals
 //!    load               the load generator: invented peers that check every answer
+//!    top                a tracker at work, in a terminal
 //! 5  config             what the operator writes
 //!    check              what the machine gives
 //!    runtime            start, supervise, stop in order
@@ -41,6 +42,7 @@ pub mod tracker;
 pub mod control;
 pub mod dataplane;
 pub mod load;
+pub mod top;
 
 pub mod check;
 pub mod config;

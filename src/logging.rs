@@ -1,12 +1,16 @@
 //! Where log messages go: standard error, as lines for people or as JSON for collectors.
 //!
-//! Set up once, before anything logs. The only code that reads RUST_LOG.
+//! Set up once, before anything logs; what is let through may change later. The only code that
+//! reads RUST_LOG.
 
 use std::io::{self, IsTerminal};
 
 use throng::config::{Format, Log};
-use tracing_subscriber::EnvFilter;
+use throng::control::log::LogFilter;
 use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt, reload};
 
 /// Overrides `log.level`, as everywhere in the Rust world.
 const FILTER_VARIABLE: &str = "RUST_LOG";
@@ -29,31 +33,45 @@ pub enum LogError {
     Taken(Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Sends the messages of the whole process to standard error, as `log` says.
+/// Sends the messages of the whole process to standard error, as `log` says. Returns what changes
+/// that.
 ///
 /// # Errors
 /// The filter cannot be read, or this was called before.
-pub fn init(log: &Log) -> Result<(), LogError> {
-    let filter = filter(log, std::env::var(FILTER_VARIABLE).ok())?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+pub fn init(log: &Log) -> Result<LogFilter, LogError> {
+    let (name, level) = level(log, std::env::var(FILTER_VARIABLE).ok());
+    let filter = filter(name, &level)?;
+    let (filter, handle) = reload::Layer::new(filter);
+    let filtered = tracing_subscriber::registry().with(filter);
+    let layer = fmt::layer().with_writer(io::stderr);
     match log.format {
         // Colours would be noise in a file or in the journal.
-        Format::Human => builder.with_ansi(io::stderr().is_terminal()).try_init(),
-        Format::Json => builder.json().try_init(),
+        Format::Human => filtered.with(layer.with_ansi(io::stderr().is_terminal())).try_init(),
+        Format::Json => filtered.with(layer.json()).try_init(),
     }
-    .map_err(LogError::Taken)
+    .map_err(|error| LogError::Taken(error.into()))?;
+    let set = move |level: &str| {
+        let filter = self::filter("log level", level).map_err(|error| error.to_string())?;
+        handle.reload(filter).map_err(|error| error.to_string())
+    };
+    Ok(LogFilter::new(&level, Box::new(set)))
 }
 
-/// The filter of `log`, unless `variable`, the value of RUST_LOG, says something else.
-fn filter(log: &Log, variable: Option<String>) -> Result<EnvFilter, LogError> {
-    let (name, filter) = match variable.filter(|value| !value.is_empty()) {
+/// What is to be logged and what names it: the value of RUST_LOG, if there is one, or `log.level`.
+fn level(log: &Log, variable: Option<String>) -> (&'static str, String) {
+    match variable.filter(|value| !value.is_empty()) {
         Some(value) => (FILTER_VARIABLE, value),
+        None => ("`log.level`", log.level.clone()),
+    }
+}
+
+/// The filter for a level or a list of them by module.
+fn filter(name: &'static str, level: &str) -> Result<EnvFilter, LogError> {
+    let filter = match level {
         // Where locked memory is short the executor warns that it registers no buffers for file
         // I/O, of which we do none. `throng check` tells about the limit itself.
-        None if ["info", "warn"].contains(&log.level.as_str()) => {
-            ("`log.level`", format!("{},glommio=error", log.level))
-        }
-        None => ("`log.level`", log.level.clone()),
+        "info" | "warn" => format!("{level},glommio=error"),
+        _ => level.to_owned(),
     };
     EnvFilter::builder().parse(&filter).map_err(|source| LogError::Filter { name, filter, source })
 }
@@ -64,7 +82,8 @@ mod tests {
 
     fn filter_text(level: &str, variable: Option<&str>) -> Result<String, String> {
         let log = Log { level: level.to_owned(), ..Log::default() };
-        let filter = filter(&log, variable.map(str::to_owned));
+        let (name, level) = super::level(&log, variable.map(str::to_owned));
+        let filter = filter(name, &level);
         filter.map(|filter| filter.to_string()).map_err(|error| error.to_string())
     }
 
@@ -81,7 +100,7 @@ mod tests {
             let filter = filter_text(level, None).expect("a level");
             assert!(filter.contains("glommio=error") && filter.contains(level), "{filter}");
         }
-        assert_eq!(filter_text("info", Some("info")).as_deref(), Ok("info"));
+        assert_eq!(filter_text("debug", Some("trace")).as_deref(), Ok("trace"));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use throng::load::plan::LoadError;
 use throng::load::report::{Progress, Verdict};
 use throng::runtime::{self, RunError};
 
-use cli::{Cli, Command, Load, Options};
+use cli::{Cli, Command, Load, Options, Top};
 
 /// Input or output failed: a socket, standard output, a worker's ring (`EX_IOERR` of sysexits.h).
 const EXIT_IO: u8 = 74;
@@ -35,6 +35,9 @@ const EXIT_UNANSWERED: u8 = 69;
 /// `throng load` had wrong answers (`EX_PROTOCOL` of sysexits.h).
 const EXIT_WRONG: u8 = 76;
 
+/// The same variable as for the tracker itself.
+const TOKEN_VARIABLE: &str = "THRONG__ADMIN__TOKEN";
+
 /// Small allocations from size classes, memory given back to the system.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -43,7 +46,8 @@ fn main() -> ExitCode {
     let ended = match Cli::parse().into_command() {
         Command::Config => print(DEFAULT_TOML),
         Command::Run(options) => read(&options).and_then(|config| run(&config)),
-        Command::Check(options) => read(&options).and_then(|config| check(&config)),
+        Command::Check(asked) => read(&asked.options).and_then(|config| check(&config, asked.json)),
+        Command::Top(options) => top(options),
         Command::Load(options) => load(&options),
     };
     match ended {
@@ -63,14 +67,30 @@ fn read(options: &Options) -> Result<Config, u8> {
 }
 
 fn run(config: &Config) -> Result<(), u8> {
-    start_log(config)?;
-    runtime::run(config).map_err(|error| refuse(&error))
+    let log = logging::init(&config.log).map_err(|error| complain(&error, EXIT_CONFIG))?;
+    runtime::run(config, log).map_err(|error| refuse(&error))
 }
 
-fn check(config: &Config) -> Result<(), u8> {
+fn check(config: &Config, json: bool) -> Result<(), u8> {
     let findings = runtime::check(config).map_err(|error| refuse(&error))?;
-    print(&check::render(&findings))?;
+    print(&if json { check::json(&findings) } else { check::render(&findings) })?;
     if check::worst(&findings) == Level::Problem { Err(EXIT_PROBLEM) } else { Ok(()) }
+}
+
+fn top(options: Top) -> Result<(), u8> {
+    let token = match options.token_file {
+        Some(path) => {
+            let text = std::fs::read_to_string(&path).map_err(|error| {
+                complain(&io::Error::other(format!("{}: {error}", path.display())), EXIT_CONFIG)
+            })?;
+            Some(text.lines().next().unwrap_or_default().trim().to_owned())
+        }
+        None => std::env::var(TOKEN_VARIABLE).ok(),
+    };
+    if !io::stdout().is_terminal() {
+        return Err(complain(&io::Error::other("top needs a terminal to draw in"), EXIT_USAGE));
+    }
+    throng::top::run(options.target.with_token(token)).map_err(|error| complain(&error, EXIT_IO))
 }
 
 fn load(options: &Load) -> Result<(), u8> {
@@ -136,10 +156,6 @@ fn refuse(error: &RunError) -> u8 {
         _ => EXIT_IO,
     };
     complain(error, code)
-}
-
-fn start_log(config: &Config) -> Result<(), u8> {
-    logging::init(&config.log).map_err(|error| complain(&error, EXIT_CONFIG))
 }
 
 /// Prints `text` on standard output. A reader that left early (`throng config | head`) is content.

@@ -11,6 +11,7 @@ use throng::tracker::access::Access;
 use throng::tracker::connection_id::ConnectionIds;
 use throng::tracker::counters::{Action, Transport, request_index};
 use throng::tracker::http::{Connection, HttpAnswer};
+use throng::tracker::limiter::Limits;
 use throng::tracker::owner::{CoreId, Owner};
 use throng::tracker::policy::{Policy, PortSet};
 use throng::tracker::web::RelayKey;
@@ -78,7 +79,8 @@ fn tracker_of(core: u16, cores: u16) -> Tracker {
         core: CoreId(core),
         owner: Owner::new([0x9E37_79B9; 11], cores),
         policy: Arc::new(Policy { deny_ports: PortSet::new([22..=22]), ..Policy::default() }),
-        access: Access::Open,
+        access: Access::default(),
+        limits: Limits::default(),
         connection_ids: ConnectionIds::new([7; 16], 1_700_000_000, 128),
         bounds: Bounds {
             memory_bytes: 1 << 30,

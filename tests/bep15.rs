@@ -7,7 +7,6 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use support::*;
 use throng::limits::{
@@ -17,6 +16,7 @@ use throng::limits::{
 use throng::rng::Rng;
 use throng::swarm::Bounds;
 use throng::tracker::access::Access;
+use throng::tracker::limiter::{Limits, Rate};
 use throng::tracker::outcome::{Change, DropReason, Refusal};
 use throng::tracker::policy::{POLITE_INTERVAL_SECS, Policy, PortSet};
 use throng::wire::addr::Endpoint;
@@ -1124,9 +1124,8 @@ fn without_a_send_slot_the_answer_is_dropped_and_counted() {
 #[test]
 fn lists_refuse_announces_and_empty_scrapes() {
     let (listed, other) = (hash(1), hash(2));
-    let list: Arc<[InfoHash]> = [listed].into();
     for (access, served, refused) in
-        [(Access::Allow(list.clone()), listed, other), (Access::Deny(list), other, listed)]
+        [(allow([listed]), listed, other), (deny([listed]), other, listed)]
     {
         let mut world = World::with(Options { cores: 2, access, ..Options::default() });
         assert_eq!(world.announce(v4(1), &leecher(served, 6_881)).counts(), (0, 1));
@@ -1144,18 +1143,87 @@ fn lists_refuse_announces_and_empty_scrapes() {
 fn a_new_list_applies_at_once_to_swarms_that_exist() {
     let mut world = World::of(2);
     world.announce(v4(1), &leecher(HASH, 6_881));
-    world.set_access(&Access::Deny([HASH].into()));
+    world.set_access(&deny([HASH]));
     world.announce_refused(v4(1), &leecher(HASH, 6_881));
     assert_eq!(world.scrape(v4(1), &[HASH]), [[0; 3]]);
-    world.set_access(&Access::Open);
+    world.set_access(&Access::default());
     assert_eq!(world.scrape(v4(1), &[HASH]), [[0, 0, 1]]);
+}
+
+#[test]
+fn from_a_banned_network_nothing_is_heard() {
+    for cores in [1, 2] {
+        let access = ban("192.0.2.0/24");
+        let mut world = World::with(Options { cores, access, ..Options::default() });
+        let at = |text: &str| SocketAddr::new(text.parse().expect("an address"), 40_000);
+        let (banned, other) = (at("192.0.2.7"), at("198.51.100.7"));
+        assert_eq!(world.datagram(banned, &connect_bytes()), []);
+        assert_eq!(world.datagram(at("::ffff:192.0.2.8"), &connect_bytes()), []);
+        assert_eq!(world.dropped(DropReason::Banned), 2);
+        assert_eq!(world.announce(other, &leecher(HASH, 6_881)).counts(), (0, 1));
+        // A ban holds for those who are here already.
+        world.set_access(&ban("198.51.100.7"));
+        assert_eq!(world.datagram(other, &connect_bytes()), []);
+        world.set_access(&Access::default());
+        assert_eq!(world.announce(banned, &leecher(HASH, 6_881)).counts(), (0, 2));
+    }
+}
+
+// Limits.
+
+#[test]
+fn a_source_brings_no_more_than_it_may_and_known_peers_are_not_counted() {
+    for cores in [1, 2] {
+        let limits = Limits {
+            new_swarms: Rate { burst: 4, per_minute: 60 },
+            new_peers: Rate { burst: 8, per_minute: 60 },
+            peers_per_swarm: 3,
+            peer_ttl_secs: TTL,
+            memory_bytes: 64 << 10,
+            ..Limits::default()
+        };
+        let mut world = World::with(Options { cores, limits, ..Options::default() });
+        let [source, other] = [7, 8].map(v4);
+        let owned: Vec<InfoHash> = (0..6).map(|index| world.hash_of(0, index)).collect();
+        for hash in &owned[..4] {
+            assert_eq!(world.announce(source, &leecher(*hash, 6_881)).counts(), (0, 1));
+        }
+        let refused = world.announce_refused(source, &leecher(owned[4], 6_881));
+        assert_eq!(refused, "too many new torrents from this address, try later");
+        // Those that are there come back as often as they like, and others are not held back.
+        for _ in 0..20 {
+            world.announce(source, &leecher(owned[0], 6_881));
+        }
+        assert_eq!(world.announce(other, &leecher(owned[4], 6_881)).counts(), (0, 1));
+        for port in 0..3 {
+            world.announce(source, &leecher(owned[4], 7_000 + port));
+        }
+        let refused = world.announce_refused(source, &leecher(owned[4], 7_003));
+        assert_eq!(refused, "too many peers of this address in this swarm");
+        let refused = world.announce_refused(source, &leecher(owned[1], 7_004));
+        assert_eq!(refused, "too many new peers from this address, try later");
+        // Who leaves may do so, and comes back in time.
+        world.announce(other, &leecher(owned[0], 6_881));
+        let stop = Announce { event: Event::Stopped, ..leecher(owned[0], 6_881) };
+        world.announce(source, &stop);
+        world.announce_refused(source, &leecher(owned[0], 6_881));
+        world.advance(10);
+        world.announce(source, &leecher(owned[0], 6_881));
+        for (refusal, count) in [
+            (Refusal::TooManyNewSwarms, 1),
+            (Refusal::TooManyPeersInSwarm, 1),
+            (Refusal::TooManyNewPeers, 2),
+        ] {
+            assert_eq!(world.refused(refusal), count, "{refusal:?}");
+        }
+    }
 }
 
 #[test]
 fn a_polite_refusal_is_an_empty_success_for_a_day() {
     let mut world = World::with(Options {
         policy: Policy { polite_refusal: true, ..policy() },
-        access: Access::Deny([HASH].into()),
+        access: deny([HASH]),
         ..Options::default()
     });
     let answer = world.announce(v4(1), &leecher(HASH, 6_881));
@@ -1345,6 +1413,10 @@ fn provoke_drop(reason: DropReason) -> Option<World> {
             world.datagram(v4(1), &scrape_bytes(id, &[far]));
             world.advance(PENDING_SCRAPE_SECONDS);
         }
+        DropReason::Banned => {
+            world.set_access(&ban("5.0.0.0/8"));
+            world.datagram(v4(1), &announce);
+        }
     }
     Some(world)
 }
@@ -1359,6 +1431,7 @@ fn every_drop_is_counted_in_its_own_cell_and_no_other() {
         DropReason::NoSendSlot,
         DropReason::TooManyScrapes,
         DropReason::OwnerSilent,
+        DropReason::Banned,
     ];
     let all: Vec<DropReason> =
         own.into_iter().chain(ParseError::ALL.map(DropReason::Malformed)).collect();
@@ -1380,13 +1453,18 @@ fn every_udp_refusal_is_counted_in_its_own_cell_and_sent_as_its_text() {
         let request = match refusal {
             Refusal::PortZero => announce_bytes(id, &leecher(HASH, 0)),
             Refusal::NotAllowed => {
-                world.set_access(&Access::Allow([].into()));
+                world.set_access(&allow([]));
                 announce_bytes(id, &leecher(HASH, 6_881))
             }
             Refusal::FullScrape => scrape_bytes(id, &[]),
-            // For HTTP and WebSocket: over UDP the first is silence, the second is a drop.
-            Refusal::Malformed(_)
+            // A test of their own: they come of what was asked before.
+            Refusal::TooManyNewSwarms
+            | Refusal::TooManyNewPeers
+            | Refusal::TooManyPeersInSwarm
+            // For HTTP and WebSocket: over UDP the first is silence, the others are drops.
+            | Refusal::Malformed(_)
             | Refusal::Busy
+            | Refusal::Banned
             | Refusal::TooManyTorrents
             | Refusal::NoSuchOffer
             | Refusal::OriginNotAllowed => continue,

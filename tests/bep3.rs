@@ -18,7 +18,7 @@ use throng::limits::{HTTP_RESPONSE_BYTES_MAX, PENDING_SCRAPE_SECONDS};
 use throng::rng::Rng;
 use throng::swarm::Bounds;
 use throng::time::Seconds;
-use throng::tracker::access::Access;
+use throng::tracker::limiter::{Limits, Rate};
 use throng::tracker::outcome::{DropReason, Refusal};
 use throng::tracker::policy::{BUSY_INTERVAL_SECS, POLITE_INTERVAL_SECS, Policy};
 use throng::wire::addr::{Endpoint, Family};
@@ -629,7 +629,7 @@ fn provoke_refusal(refusal: Refusal) -> Option<(World, Response)> {
     let response = match refusal {
         Refusal::PortZero => get(&mut world, &format!("/announce?{hash}&{peer_id}&port=0")),
         Refusal::NotAllowed => {
-            world.set_access(&Access::Allow([].into()));
+            world.set_access(&allow([]));
             get(&mut world, &format!("/announce?{hash}&{peer_id}&port=6881"))
         }
         Refusal::FullScrape => get(&mut world, &format!("/scrape?x={MARKER}")),
@@ -637,6 +637,31 @@ fn provoke_refusal(refusal: Refusal) -> Option<(World, Response)> {
             world.set_full(1, true);
             let far = escape(&world.hash_of(1, 0).0);
             get(&mut world, &format!("/announce?info_hash={far}&{peer_id}&port=6881"))
+        }
+        Refusal::Banned => {
+            world.set_access(&ban("5.6.7.0/24"));
+            get(&mut world, &format!("/announce?{hash}&{peer_id}&port=6881"))
+        }
+        Refusal::TooManyNewSwarms | Refusal::TooManyNewPeers | Refusal::TooManyPeersInSwarm => {
+            let one = Rate { burst: 1, per_minute: 1 };
+            let limits = Limits {
+                new_swarms: if refusal == Refusal::TooManyNewSwarms { one } else { Rate::ANY },
+                new_peers: if refusal == Refusal::TooManyNewPeers { one } else { Rate::ANY },
+                peers_per_swarm: u32::from(refusal == Refusal::TooManyPeersInSwarm),
+                peer_ttl_secs: TTL,
+                ..Limits::default()
+            };
+            world = World::with(Options { cores: 2, limits, ..Options::default() });
+            world.http_core = Some(0);
+            let [one, other] = [0, 1].map(|n| escape(&world.hash_of(0, n).0));
+            for (hash, port) in [(&one, 1), (&one, 2), (&one, 3), (&other, 4)] {
+                let query = format!("/announce?info_hash={hash}&{peer_id}&port={port}");
+                let response = get(&mut world, &query);
+                if response.failure().is_some() {
+                    return Some((world, response));
+                }
+            }
+            panic!("{refusal:?} did not come about");
         }
         // What only a WebSocket is told.
         Refusal::TooManyTorrents | Refusal::NoSuchOffer | Refusal::OriginNotAllowed => return None,
@@ -691,6 +716,10 @@ fn every_refusal_is_a_failure_with_fixed_text_in_its_own_cell() {
         Refusal::TooManyTorrents,
         Refusal::NoSuchOffer,
         Refusal::OriginNotAllowed,
+        Refusal::Banned,
+        Refusal::TooManyNewSwarms,
+        Refusal::TooManyNewPeers,
+        Refusal::TooManyPeersInSwarm,
     ];
     let all: Vec<Refusal> =
         own.into_iter().chain(ParseError::ALL.map(Refusal::Malformed)).collect();
@@ -715,7 +744,10 @@ fn every_refusal_is_a_failure_with_fixed_text_in_its_own_cell() {
         expected[refusal.index()] = 1;
         assert_eq!(world.counters().refusals, expected, "{context}");
         assert_eq!(world.counters().drops, [0; DropReason::COUNT], "{context}");
-        assert_eq!(world.counters().swarms, [0], "{context}");
+        // Too many are refused after some that were not.
+        let came_before = Refusal::TooManyNewSwarms.index()..=Refusal::TooManyPeersInSwarm.index();
+        let came_before = u64::from(came_before.contains(&refusal.index()));
+        assert_eq!(world.counters().swarms, [came_before], "{context}");
     }
 }
 
@@ -742,7 +774,7 @@ fn a_polite_refusal_is_an_empty_success_for_a_day() {
     let mut world = World::with(Options {
         cores: 2,
         policy: Policy { polite_refusal: true, ..policy() },
-        access: Access::Deny([HASH].into()),
+        access: deny([HASH]),
         ..Options::default()
     });
     let response = world.http(ip("5.6.7.8"), &leecher(HASH, 6_881));
@@ -835,9 +867,21 @@ fn a_full_scrape_is_refused() {
 fn a_denied_swarm_scrapes_as_empty() {
     let mut world = World::of(2);
     world.http(v4(1).ip(), &leecher(HASH, 6_881));
-    world.set_access(&Access::Deny([HASH].into()));
+    world.set_access(&deny([HASH]));
     let response = world.get(v4(1).ip(), &scrape_target(&[HASH]));
     assert_eq!(response.file(&HASH), Some([0; 4]));
+}
+
+#[test]
+fn a_banned_client_is_told_so() {
+    let mut world = World::with(Options { access: ban("192.0.2.0/24"), ..Options::default() });
+    let banned = "192.0.2.7".parse().expect("an address");
+    for target in [scrape_target(&[HASH]), target(&leecher(HASH, 6_881), "")] {
+        let response = world.get(banned, &target);
+        check_failure(&response, Refusal::Banned.text(), 1_800, &target);
+    }
+    assert_eq!(world.refused(Refusal::Banned), 2);
+    assert_eq!(world.counters().swarms, [0]);
 }
 
 // Several cores.

@@ -21,6 +21,8 @@ mod limits;
 mod load;
 #[path = "loopback/operation.rs"]
 mod operation;
+#[path = "loopback/operators.rs"]
+mod operators;
 #[path = "loopback/proxy.rs"]
 mod proxy;
 #[path = "loopback/swarms.rs"]

@@ -1059,11 +1059,9 @@ fn access_lists_apply_to_announces_and_scrapes() {
             for hash in [listed, other_hash] {
                 world.web_announce(beside, &says(hash, peer(2)));
             }
-            let list = [listed].into();
-            for (access, good, bad) in [
-                (Access::Allow(std::sync::Arc::clone(&list)), listed, other_hash),
-                (Access::Deny(list), other_hash, listed),
-            ] {
+            for (access, good, bad) in
+                [(allow([listed]), listed, other_hash), (deny([listed]), other_hash, listed)]
+            {
                 world.set_access(&access);
                 for event in ["started", "", "completed", "stopped"] {
                     let says = says(bad, peer(1)).event(event).offers(["x"]);
@@ -1095,7 +1093,7 @@ fn access_lists_apply_to_announces_and_scrapes() {
                 assert_eq!(world.everybody(bad), [0, 0, 0]);
                 world.web_announce(web, &says(good, peer(1)).event("stopped"));
             }
-            world.set_access(&Access::Open);
+            world.set_access(&Access::default());
             for hash in [listed, other_hash] {
                 assert_eq!(world.everybody(hash), [0, 0, 1], "nobody came in by a refusal");
             }
@@ -1118,13 +1116,13 @@ fn a_peer_leaves_a_swarm_that_is_not_allowed_any_more() {
             world.web_announce(stops, &says(hash, peer(1)));
             world.web_announce(closes, &says(hash, peer(2)));
         }
-        world.set_access(&Access::Allow([].into()));
+        world.set_access(&allow([]));
         for hash in hashes {
             world.reply(stops, &says(hash, peer(1)).event("stopped").text());
         }
         world.web_close(closes);
         world.web_close(stops);
-        world.set_access(&Access::Open);
+        world.set_access(&Access::default());
         for hash in hashes {
             assert_eq!(world.everybody(hash), [0, 0, 0]);
         }

@@ -9,6 +9,7 @@ use throng::swarm::{Bounds, HashKey};
 use throng::tracker::access::Access;
 use throng::tracker::connection_id::ConnectionIds;
 use throng::tracker::http::Connection;
+use throng::tracker::limiter::Limits;
 use throng::tracker::owner::{CoreId, Owner};
 use throng::tracker::policy::{Policy, PortSet};
 use throng::tracker::web::RelayKey;
@@ -78,7 +79,8 @@ pub fn setup(cores: u16) -> Setup {
             deny_ports: PortSet::new([22..=22, 135..=139]),
             ..Policy::default()
         }),
-        access: Access::Open,
+        access: Access::default(),
+        limits: Limits::default(),
         connection_ids: ConnectionIds::new([7; 16], 1_700_000_000, 128),
         bounds: Bounds {
             memory_bytes: 1 << 30,

@@ -178,7 +178,7 @@ class Throng(Contender):
             "udp.listen": self.address if self.test == UDP else "[]",
             "http.listen": self.address if self.test != UDP else "[]",
             "http.max_connections_per_address": 0,
-            "admin.listen": "",
+            "admin.listen": [],
             "state_dir": self.folder,
             # Bounds, not reserves.
             "swarm.memory": "16GiB",

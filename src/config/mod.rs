@@ -9,6 +9,7 @@
 //! needed is handed in. [`DEFAULT_TOML`] is the same defaults as a commented file; a test compares
 //! them.
 
+mod admin;
 mod layers;
 mod listen;
 mod problem;
@@ -18,18 +19,19 @@ mod tests;
 mod units;
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use admin::AdminListen;
 #[cfg(any(test, fuzzing))]
 pub use layers::check;
 pub use listen::HttpListen;
 pub use problem::{ConfigError, Place, Problem};
-pub use rules::MEMORY_BYTES_PER_WORKER_MIN;
+pub use rules::{MEMORY_BYTES_PER_WORKER_MIN, is_token};
 pub use units::{ByteSize, Span, UnitError};
 
 use crate::limits;
@@ -39,6 +41,15 @@ pub const DEFAULT_TOML: &str = include_str!("default.toml");
 
 /// Where UDP and HTTP listen by default: every address of both families, the customary port.
 const LISTEN_DEFAULT: [&str; 2] = ["0.0.0.0:6969", "[::]:6969"];
+
+/// Where operators are answered by default.
+const ADMIN_LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6_970);
+
+/// The networks of the machine itself.
+const LOOPBACK: [IpNet; 2] = [
+    IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8),
+    IpNet::new_assert(IpAddr::V6(Ipv6Addr::LOCALHOST), 128),
+];
 
 /// Well-known services that a swarm must not be aimed at: a peer that claims such a port makes
 /// every client of the swarm connect to it.
@@ -71,8 +82,10 @@ pub struct Config {
     pub announce: Announce,
     /// Who is in which swarm.
     pub swarm: Swarm,
-    /// Which torrents are served.
+    /// Which torrents are served, and whom.
     pub access: Access,
+    /// How much that is new one address may bring.
+    pub limits: Limits,
     /// Messages about the program itself.
     pub log: Log,
 }
@@ -143,9 +156,14 @@ pub struct Tls {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
-    /// Where to listen. Default "127.0.0.1:6970", "" = off. Loopback only: there is no
-    /// authentication. Parsed by [`Admin::listen_addr`].
-    pub listen: String,
+    /// Where to listen. Default "127.0.0.1:6970", empty = off. Other than loopback addresses and
+    /// Unix sockets need a token.
+    pub listen: Vec<AdminListen>,
+    /// What a request must show, 16 characters at least. Default "" = see `token_file`. Secret:
+    /// never log it.
+    pub token: String,
+    /// A file whose first line is the token. Default "" = there is none.
+    pub token_file: String,
 }
 
 /// `[announce]`
@@ -191,12 +209,38 @@ pub struct Swarm {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Access {
-    /// How `list` is meant. Default [`Mode::Open`].
-    pub mode: Mode,
-    /// Path of the list of info_hashes. Required unless the mode is open. Default "".
-    pub list: String,
+    /// Path of the list of info_hashes that are served, and no others. Default "" = all are.
+    pub allow: String,
+    /// Path of the list of info_hashes that are not. Default "" = none.
+    pub deny: String,
+    /// Path of the list of networks that are not listened to. Default "" = none.
+    pub ban: String,
     /// What a peer of a refused torrent hears. Default [`Refusal::Failure`].
     pub refusal: Refusal,
+}
+
+/// `[limits]`: of one IPv4 address or one IPv6 /64, over all workers, about.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Swarms that it may bring at once. Default 50,000.
+    pub new_swarms_burst: u32,
+    /// And per minute after that. Default 1,200; 0 = any number.
+    pub new_swarms_per_minute: u32,
+    /// Peers that it may bring at once. Default 100,000.
+    pub new_peers_burst: u32,
+    /// And per minute after that. Default 6,000; 0 = any number.
+    pub new_peers_per_minute: u32,
+    /// HTTP connections that it may open at once. Default 10,000.
+    pub connections_burst: u32,
+    /// And per minute after that. Default 6,000; 0 = any number.
+    pub connections_per_minute: u32,
+    /// Peers of its own in one swarm. Default 256; 0 = any number.
+    pub peers_per_swarm: u32,
+    /// Networks without these limits. Default loopback.
+    pub exempt: Vec<IpNet>,
+    /// Memory in which this is remembered. Default 1MiB, 64KiB to 1GiB.
+    pub memory: ByteSize,
 }
 
 /// `[log]`
@@ -207,19 +251,6 @@ pub struct Log {
     pub level: String,
     /// How a message is rendered. Default [`Format::Human`].
     pub format: Format,
-}
-
-/// How the list of info_hashes is meant.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// Every torrent is served; there is no list.
-    #[default]
-    Open,
-    /// Only torrents in the list are served.
-    Allow,
-    /// Torrents in the list are refused.
-    Deny,
 }
 
 /// What a peer of a refused torrent hears.
@@ -282,13 +313,6 @@ impl Tls {
     }
 }
 
-impl Admin {
-    /// Where to listen, or `None` when it is off.
-    pub fn listen_addr(&self) -> Option<SocketAddr> {
-        self.listen.parse().ok()
-    }
-}
-
 impl Announce {
     /// The longest interval that a peer is given: jitter included, rounded up.
     pub fn interval_longest(&self) -> Span {
@@ -336,7 +360,24 @@ impl Default for Http {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:6970".to_owned() }
+        let listen = vec![AdminListen::Address(ADMIN_LISTEN_DEFAULT)];
+        Self { listen, token: String::new(), token_file: String::new() }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            new_swarms_burst: 50_000,
+            new_swarms_per_minute: 1_200,
+            new_peers_burst: 100_000,
+            new_peers_per_minute: 6_000,
+            connections_burst: 10_000,
+            connections_per_minute: 6_000,
+            peers_per_swarm: 256,
+            exempt: LOOPBACK.to_vec(),
+            memory: ByteSize::from_mebibytes(1),
+        }
     }
 }
 

@@ -13,12 +13,16 @@ use toml::Value;
 use tracing_subscriber::EnvFilter;
 
 use super::units::{ByteSize, Span};
-use super::{Config, HttpListen, Mode, Place, Problem};
+use super::{AdminListen, Config, HttpListen, Place, Problem};
 use crate::limits;
 
 /// Bytes that one worker needs at the least for its share of the swarms: below it the tables of an
 /// idle worker already fill the budget.
 pub const MEMORY_BYTES_PER_WORKER_MIN: u64 = 16 << 20;
+
+/// Characters of a token.
+const TOKEN_CHARS_MIN: usize = 16;
+const TOKEN_CHARS_MAX: usize = 1_024;
 
 /// Characters of a value that a message repeats at the most.
 const FOUND_CHARS_MAX: usize = 60;
@@ -59,11 +63,11 @@ pub(super) struct Form {
 }
 
 /// The sections, in the order of the file.
-pub(super) const SECTIONS: [&str; 8] =
-    ["udp", "http", "tls", "admin", "announce", "swarm", "access", "log"];
+pub(super) const SECTIONS: [&str; 9] =
+    ["udp", "http", "tls", "admin", "announce", "swarm", "access", "limits", "log"];
 
 /// Every key, in the order of the file.
-pub(super) static KEYS: [Key; 39] = [
+pub(super) static KEYS: [Key; 51] = [
     key("workers", Expected::Whole { min: 0, max: limits::WORKERS_MAX as u64 }),
     key("state_dir", Expected::Text(PATH)),
     key("udp.listen", Expected::List(LISTEN)),
@@ -88,7 +92,9 @@ pub(super) static KEYS: [Key; 39] = [
     key("http.stats", Expected::Flag),
     key("tls.certificates", Expected::List(PATH)),
     key("tls.keys", Expected::List(PATH)),
-    key("admin.listen", Expected::Text(LOOPBACK)),
+    key("admin.listen", Expected::List(ADMIN_LISTEN)),
+    key("admin.token", Expected::Secret(TOKEN)),
+    key("admin.token_file", Expected::Text(PATH)),
     key("announce.interval", Expected::Duration { min: 60, max: 24 * 3_600 }),
     key("announce.websocket_interval", Expected::Duration { min: 30, max: 3_600 }),
     key("announce.jitter_percent", Expected::Whole { min: 0, max: 50 }),
@@ -101,9 +107,19 @@ pub(super) static KEYS: [Key; 39] = [
     key("swarm.max_peers_per_swarm", Expected::Whole { min: 1, max: 1_000_000 }),
     key("swarm.memory", Expected::Size { min: MEMORY_BYTES_PER_WORKER_MIN, max: 16 << 40 }),
     key("swarm.keep_peer_ids", Expected::Flag),
-    key("access.mode", Expected::Choice(&["open", "allow", "deny"])),
-    key("access.list", Expected::Text(PATH)),
+    key("access.allow", Expected::Text(PATH)),
+    key("access.deny", Expected::Text(PATH)),
+    key("access.ban", Expected::Text(PATH)),
     key("access.refusal", Expected::Choice(&["failure", "polite"])),
+    key("limits.new_swarms_burst", BURST),
+    key("limits.new_swarms_per_minute", PER_MINUTE),
+    key("limits.new_peers_burst", BURST),
+    key("limits.new_peers_per_minute", PER_MINUTE),
+    key("limits.connections_burst", BURST),
+    key("limits.connections_per_minute", PER_MINUTE),
+    key("limits.peers_per_swarm", Expected::Whole { min: 0, max: 1_000_000 }),
+    key("limits.exempt", Expected::List(NETWORK)),
+    key("limits.memory", Expected::Size { min: 64 << 10, max: 1 << 30 }),
     key("log.level", Expected::Text(FILTER)),
     key("log.format", Expected::Choice(&["human", "json"])),
 ];
@@ -112,6 +128,9 @@ const NUM_WANT: Expected = Expected::Whole { min: 1, max: limits::NUM_WANT_MAX a
 const TIMEOUT: Expected = Expected::Duration { min: 1, max: 600 };
 const LIFETIME: Expected =
     Expected::Duration { min: 2 * limits::CONNECTION_EPOCH_SECONDS, max: 2 * 3_600 };
+
+const BURST: Expected = Expected::Whole { min: 1, max: 1_000_000_000 };
+const PER_MINUTE: Expected = Expected::Whole { min: 0, max: 1_000_000_000 };
 
 const LISTEN: Form = Form {
     what: "socket addresses such as \"0.0.0.0:6969\" or \"[::]:6969\"",
@@ -129,12 +148,14 @@ const FIELD: Form = Form {
         !text.is_empty() && text.bytes().all(is_token)
     },
 };
-const LOOPBACK: Form = Form {
-    what: "a loopback address and port such as \"127.0.0.1:6970\" (no other, because it has no \
-           authentication), or \"\" for none",
-    holds: |text| {
-        text.is_empty() || text.parse::<SocketAddr>().is_ok_and(|addr| addr.ip().is_loopback())
-    },
+const ADMIN_LISTEN: Form = Form {
+    what: "socket addresses such as \"127.0.0.1:6970\", or \"unix:\" and an absolute path",
+    holds: |text| text.parse::<AdminListen>().is_ok(),
+};
+/// As many as nobody guesses; what an Authorization field can carry (RFC 6750 section 2.1).
+const TOKEN: Form = Form {
+    what: "at least 16 letters, digits and any of -._~+/=, or \"\" for none",
+    holds: |text| text.is_empty() || is_token(text),
 };
 const PORTS: Form = Form {
     what: "ports or ranges of ports such as \"22\" or \"135-139\"",
@@ -314,10 +335,24 @@ pub(super) fn conflicts(config: &Config, place_of: impl Fn(&str) -> Place) -> Ve
         );
     }
 
-    if config.access.mode != Mode::Open && config.access.list.is_empty() {
-        report("access.list", "`access.mode` needs a list: name its file".to_owned());
+    let admin = &config.admin;
+    if let Some(remote) = admin.listen.iter().find(|listen| !listen.is_local())
+        && admin.token.is_empty()
+        && admin.token_file.is_empty()
+    {
+        let message = format!("others can reach {remote}: it needs `admin.token_file`");
+        report("admin.listen", message);
+    }
+    if !admin.token.is_empty() && !admin.token_file.is_empty() {
+        report("admin.token_file", "`admin.token` is set too".to_owned());
     }
     problems
+}
+
+/// Whether `text` may be a token: long enough, and of characters that a field can carry.
+pub fn is_token(text: &str) -> bool {
+    let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+    (TOKEN_CHARS_MIN..=TOKEN_CHARS_MAX).contains(&text.len()) && text.bytes().all(is_fit)
 }
 
 /// "22" or "135-139".

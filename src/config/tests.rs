@@ -246,9 +246,8 @@ fn a_wrong_value_is_refused_with_what_is_expected() {
              found \"1MiB\"",
         ),
         (
-            "access.mode = 'closed'",
-            "`access.mode` in FILE line 1: expected \"open\" or \"allow\" or \"deny\", \
-             found \"closed\"",
+            "access.refusal = 'rude'",
+            "`access.refusal` in FILE line 1: expected \"failure\" or \"polite\", found \"rude\"",
         ),
         ("udp = 3", "`udp` in FILE line 1: expected a section of keys, found a value"),
         (
@@ -280,7 +279,10 @@ fn what_is_out_of_range_is_refused() {
         "http.write_timeout=500ms",
         "http.max_scrape_hashes=0",
         "http.max_scrape_hashes=101",
-        "admin.listen=0.0.0.0:6970",
+        "admin.listen=unix:relative",
+        "admin.token=short",
+        "limits.memory=1KiB",
+        "limits.new_peers_burst=0",
         "admin.listen=6970",
         "announce.interval=59s",
         "announce.jitter_percent=51",
@@ -309,7 +311,7 @@ fn what_is_out_of_range_is_refused() {
 
 #[test]
 fn values_that_contradict_each_other_are_refused() {
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 7] = [
         (
             &["swarm.peer_ttl=45m"],
             "`swarm.peer_ttl` in --set: 45m is too short: it must be at least 49m 30s, 1.5 times \
@@ -324,7 +326,14 @@ fn values_that_contradict_each_other_are_refused() {
             &["announce.num_want_max=49"],
             "`announce.num_want_default`: 50 is above num_want_max, 49",
         ),
-        (&["access.mode=allow"], "`access.list`: `access.mode` needs a list: name its file"),
+        (
+            &["admin.listen=0.0.0.0:6970"],
+            "`admin.listen` in --set: others can reach 0.0.0.0:6970: it needs `admin.token_file`",
+        ),
+        (
+            &["admin.token=0123456789abcdef", "admin.token_file=/x"],
+            "`admin.token_file` in --set: `admin.token` is set too",
+        ),
         (&["http.listen=[::1]:1,[::1]:1"], "`http.listen` in --set: [::1]:1 is named twice"),
         (
             &["udp.listen=[]", "http.listen=[]"],
@@ -349,10 +358,11 @@ fn all_problems_are_reported_at_once() {
 #[test]
 fn a_configuration_made_by_hand_is_checked_too() {
     let mut config = Config { workers: 257, ..Config::default() };
-    config.admin.listen = "192.0.2.1:80".to_owned();
+    config.admin.token = "192.0.2.1:80".to_owned();
     let message = config.validate().expect_err("two problems").to_string();
     assert!(message.starts_with("`workers`: expected"), "{message}");
-    assert!(message.contains("\n`admin.listen`: expected a loopback address"), "{message}");
+    assert!(message.contains("\n`admin.token`: expected at least 16 letters"), "{message}");
+    assert!(!message.contains("192.0.2.1"), "{message}");
 }
 
 #[test]
@@ -367,11 +377,14 @@ fn a_file_that_is_missing_or_not_toml_is_named() {
 
 #[test]
 fn parsed_forms_follow_the_text() {
-    let mut config = Config::default();
-    assert_eq!(config.admin.listen_addr(), Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 6_970))));
-    config.admin.listen.clear();
-    assert_eq!(config.admin.listen_addr(), None);
+    let config = Config::default();
+    let admin = AdminListen::Address(SocketAddr::from((Ipv4Addr::LOCALHOST, 6_970)));
+    assert_eq!(config.admin.listen, [admin]);
     assert_eq!(config.udp.connection_id_key_bytes(), None);
+    let both = set(&["admin.listen=[::1]:1,unix:/run/a.sock"]).expect("both are local");
+    assert_eq!(both.admin.listen[1], AdminListen::Unix("/run/a.sock".into()));
+    assert!(set(&["admin.listen="]).expect("none").admin.listen.is_empty());
+    set(&["admin.listen=192.0.2.1:80", "admin.token_file=/x"]).expect("it has a token");
     assert_eq!(config.announce.interval_longest(), Span::from_secs(33 * 60));
     let denied = config.announce.denied_ports();
     assert_eq!(denied.len(), config.announce.deny_ports.len());

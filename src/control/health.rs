@@ -283,8 +283,8 @@ fn refused_torrents(view: &View<'_>) -> Option<Finding> {
             "{} were refused by the access list in the last minute, more than were answered.",
             many(refused, "request"),
         );
-        let remedy = "If that is not what the list is for, look at access.mode and at the list; \
-                      SIGHUP reads it again. access.refusal = \"polite\" makes clients come back \
+        let remedy = "If that is not what the list is for, look at access.allow and access.deny; \
+                      SIGHUP reads them again. access.refusal = \"polite\" makes clients come back \
                       less often.";
         Finding::new(Level::Warning, "access list", detail, remedy.to_owned())
     })

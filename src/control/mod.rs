@@ -4,9 +4,12 @@ pub mod admin;
 pub mod certificates;
 mod clients;
 mod dashboard;
+pub mod door;
 pub mod finding;
 pub mod health;
 pub mod kernel;
+pub mod lists;
+pub mod log;
 mod metrics;
 pub mod pages;
 pub mod samples;
@@ -25,8 +28,12 @@ use tokio::sync::watch::Sender;
 use self::finding::Finding;
 use self::health::View;
 use self::kernel::Reader;
+use self::lists::Lists;
+use self::log::LogFilter;
 use self::samples::{History, Moment, Sample, WorkerSample, hottest_ratio, workers_between};
-use self::swarms::{Ask, Asked, Swarms};
+use self::swarms::{Ask, Asked, Forgotten, Peer, Peers, Swarm, Swarms};
+use crate::time::Seconds;
+use crate::tracker::Tracker;
 use crate::tracker::census::ClientId;
 use crate::tracker::counters::Counters;
 use crate::tracker::published::{Pages, Published};
@@ -36,6 +43,8 @@ use crate::wire::id::InfoHash;
 /// Seconds between two moments that are kept, and how many: enough to look back a minute.
 const MOMENT_SECONDS: usize = 10;
 const MOMENTS: usize = 7;
+/// A worker does a turn every 250 ms at the least, and tells of it.
+const STUCK_AFTER: Duration = Duration::from_secs(10);
 /// How long a worker may take to answer a question: it looks for one on every turn.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
@@ -53,6 +62,8 @@ pub struct State {
     /// The newest sample with everything that belongs to it, in JSON.
     news: Sender<Arc<str>>,
     ask: Ask,
+    lists: Lists,
+    log: Arc<LogFilter>,
 }
 
 /// What the control plane has of the workers.
@@ -65,6 +76,10 @@ pub struct Parts {
     pub reader: Reader,
     /// Where peers are served, in words.
     pub listeners: Vec<String>,
+    /// The access lists.
+    pub lists: Lists,
+    /// What is logged.
+    pub log: Arc<LogFilter>,
 }
 
 /// What those who listen are told every second.
@@ -84,13 +99,22 @@ struct Known {
     history: History,
     /// Samples taken.
     samples: usize,
+    /// By worker.
+    moved: Vec<Moved>,
+}
+
+/// When a worker was last seen to have done a turn.
+#[derive(Clone, Copy, Debug, Default)]
+struct Moved {
+    turns: u64,
+    at: Duration,
 }
 
 impl State {
     /// Reads what the workers publish, and what the kernel says.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { published, ask, reader, listeners } = parts;
+        let Parts { published, ask, reader, listeners, lists, log } = parts;
         let started = Instant::now();
         let moment =
             Moment { at: Duration::ZERO, workers: counters(&published), kernel: reader.read() };
@@ -99,6 +123,7 @@ impl State {
             moments: [moment].into(),
             history: History::default(),
             samples: 0,
+            moved: vec![Moved::default(); published.len()],
         };
         Self {
             published,
@@ -109,17 +134,25 @@ impl State {
             known: Arc::new(Mutex::new(known)),
             news: Sender::new("".into()),
             ask,
+            lists,
+            log,
         }
     }
 
     /// Takes a sample. Call it every second.
     pub fn sample(&self) {
+        self.lists.tidy();
         let now = Moment {
             at: self.started.elapsed(),
             workers: counters(&self.published),
             kernel: self.reader.read(),
         };
         let mut known = self.known();
+        for (moved, counters) in known.moved.iter_mut().zip(&now.workers) {
+            if moved.turns != counters.turns[0] {
+                *moved = Moved { turns: counters.turns[0], at: now.at };
+            }
+        }
         // Workers that have not published yet would look as if they had no memory.
         if known.now.workers.iter().any(|counters| counters.store_budget_bytes[0] == 0) {
             known.now = now;
@@ -157,18 +190,48 @@ impl State {
         Swarms::new(Survey::merge(surveys, most))
     }
 
-    /// Asks the worker that owns a swarm who is in it.
-    pub async fn ask(&self, info_hash: InfoHash) -> Asked {
+    /// How many are in a swarm.
+    pub async fn describe(&self, info_hash: InfoHash) -> Asked<Swarm> {
+        let question = move |tracker: &mut Tracker, _| tracker.describe(&info_hash);
+        self.ask(info_hash, question).await.map(Swarm::from)
+    }
+
+    /// Removes a swarm and everybody in it.
+    pub async fn forget(&self, info_hash: InfoHash) -> Asked<Forgotten> {
+        let question = move |tracker: &mut Tracker, _| tracker.forget(&info_hash);
+        self.ask(info_hash, question).await.map(|peers| Forgotten { peers })
+    }
+
+    /// Who is in a swarm: `most` of them, without the first `from`.
+    pub async fn peers(&self, info_hash: InfoHash, from: u32, most: u32) -> Asked<Peers> {
+        let question = move |tracker: &mut Tracker, now| {
+            let total = tracker.describe(&info_hash)?.peers();
+            Some((tracker.peers(now, &info_hash, from, most), total))
+        };
+        let told = |(peers, total): (Vec<_>, _)| {
+            let peers = peers.into_iter().map(Peer::from).collect();
+            Peers { peers, total }
+        };
+        self.ask(info_hash, question).await.map(told)
+    }
+
+    /// Asks the worker that owns a swarm.
+    async fn ask<T: Send + 'static>(
+        &self,
+        info_hash: InfoHash,
+        question: impl FnOnce(&mut Tracker, Seconds) -> Option<T> + Send + 'static,
+    ) -> Asked<T> {
         let (sender, answer) = tokio::sync::oneshot::channel();
         // Whoever asked may have gone.
-        let tell = Box::new(|answer| {
-            let _ = sender.send(answer);
+        let tell = Box::new(move |tracker: &mut Tracker, now| {
+            let _ = sender.send(question(tracker, now));
         });
         if !(self.ask)(info_hash, tell) {
             return Asked::Busy;
         }
         match tokio::time::timeout(ANSWER_WITHIN, answer).await {
-            Ok(Ok(answer)) => swarms::asked(answer),
+            Ok(Ok(Some(known))) => Asked::Known(known),
+            Ok(Ok(None)) => Asked::Unknown,
             _ => Asked::Busy,
         }
     }
@@ -203,8 +266,17 @@ impl State {
     }
 
     /// Whether every worker serves.
-    fn is_healthy(&self) -> bool {
+    fn is_serving(&self) -> bool {
         self.published.iter().all(|worker| worker.is_serving())
+    }
+
+    /// A worker that serves and has not moved for some time.
+    fn stuck(&self) -> Option<usize> {
+        let known = self.known();
+        let is_stuck = |(worker, moved): &(usize, &Moved)| {
+            self.published[*worker].is_serving() && known.now.at - moved.at > STUCK_AFTER
+        };
+        known.moved.iter().enumerate().find(is_stuck).map(|(worker, _)| worker)
     }
 
     /// The public statistics as they are now.

@@ -4,6 +4,7 @@
 //! parts, the machine, the addresses. Then each worker gets a thread, a CPU and an executor of its
 //! own, and the calling thread becomes the control plane until a signal or a worker ends it.
 
+mod plan;
 mod secrets;
 mod supervision;
 
@@ -21,27 +22,28 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use rustls::ServerConfig;
 use tracing::{info, warn};
 
+use self::plan::{connections_wanted, list_files, plan, token};
 use self::supervision::Supervision;
-use crate::check::{self, Settings};
-use crate::config::{Config, HttpListen, Mode, Refusal};
+use crate::check::{self, Settings, network};
+use crate::config::{AdminListen, Config, HttpListen};
 use crate::control::certificates::{self, CertificateError};
 use crate::control::finding::Finding;
 use crate::control::kernel::{Reader, Watched};
+use crate::control::lists::{self, ListError, Lists};
+use crate::control::log::LogFilter;
 use crate::control::swarms::Ask;
 use crate::control::{self, State, admin};
 use crate::dataplane::connections::Listening;
-use crate::dataplane::orders::{Orders, Question};
+use crate::dataplane::orders::Orders;
 use crate::dataplane::ring::Sizes;
 use crate::dataplane::socket::{self, BindError};
 use crate::dataplane::worker::{Parts, Worker, boot_seconds};
-use crate::dataplane::{connections, mailbox, probe, steering};
-use crate::limits::WORKERS_MAX;
-use crate::swarm::{Bounds, HashKey};
+use crate::dataplane::{mailbox, probe, steering};
+use crate::swarm::HashKey;
 use crate::tracker::Setup;
-use crate::tracker::access::{self, Access};
+use crate::tracker::access::Access;
 use crate::tracker::connection_id::ConnectionIds;
 use crate::tracker::owner::{CoreId, Owner};
-use crate::tracker::policy::{Policy, PortSet};
 use crate::tracker::published::Published;
 use crate::tracker::web::RelayKey;
 
@@ -54,8 +56,6 @@ const STOP_POLL: Duration = Duration::from_millis(2);
 const LISTENERS_MAX: usize = 255;
 /// Connections waiting to be accepted, per listener; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4_096;
-/// Bytes of memory that a worker must have to be of any use.
-const WORKER_MEMORY_MIN: u64 = crate::config::MEMORY_BYTES_PER_WORKER_MIN;
 
 /// Why the tracker did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -64,8 +64,13 @@ pub enum RunError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// The admin address cannot be listened on.
-    #[error(transparent)]
-    Admin(#[from] admin::AdminBindError),
+    #[error("admin.listen {listen}: {source}")]
+    Admin {
+        /// Which one.
+        listen: AdminListen,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The kernel does not give us what the data plane is made of.
     #[error("{0}")]
     Machine(String),
@@ -82,14 +87,9 @@ pub enum RunError {
         /// What went wrong.
         source: io::Error,
     },
-    /// The access list has a line that is no info_hash.
-    #[error("access.list {}: {source}", path.display())]
-    List {
-        /// Where it is.
-        path: PathBuf,
-        /// Which line.
-        source: access::BadLine,
-    },
+    /// An access list cannot be used.
+    #[error(transparent)]
+    List(#[from] ListError),
     /// A certificate cannot be used.
     #[error("tls: {0}")]
     Certificate(#[from] CertificateError),
@@ -109,7 +109,7 @@ impl RunError {
     pub fn is_address_taken(&self) -> bool {
         match self {
             Self::Bind(error) => error.is_address_taken(),
-            Self::Admin(error) => error.source.kind() == io::ErrorKind::AddrInUse,
+            Self::Admin { source, .. } => source.kind() == io::ErrorKind::AddrInUse,
             _ => false,
         }
     }
@@ -122,32 +122,24 @@ impl RunError {
             Self::Machine(_)
                 | Self::Config(_)
                 | Self::File { .. }
-                | Self::List { .. }
+                | Self::List(_)
                 | Self::Certificate(_)
         )
     }
 }
 
-/// What is needed to start, taken from the configuration and the machine.
-struct Plan {
-    cpus: Vec<Cpu>,
-    policy: Arc<Policy>,
-    access: Access,
-    bounds: Bounds,
-    http_limits: connections::Limits,
-}
-
-/// Runs the tracker until a signal ends it.
+/// Runs the tracker until a signal ends it; `log` is what it logs.
 ///
 /// # Errors
 /// Why it could not start, or did not go on.
-pub fn run(config: &Config) -> Result<(), RunError> {
+pub fn run(config: &Config, log: LogFilter) -> Result<(), RunError> {
     // First of all: a reload while a long list is being read must not end the process.
     let supervision = Supervision::new()?;
     raise_limits();
     machine_or_refuse()?;
     let plan = plan(config)?;
     let workers = plan.cpus.len();
+    let access = lists::read(&list_files(config))?;
     let started = boot_seconds();
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let tls = load_tls(config)?;
@@ -156,7 +148,8 @@ pub fn run(config: &Config) -> Result<(), RunError> {
     let owner = Owner::new(secrets.owner_keys, u16_of(workers));
 
     let (mut udp, mut http) = bind(config, workers)?;
-    let admin = config.admin.listen_addr().map(admin::bind).transpose()?;
+    let token = token(config)?;
+    let admin = config.admin.listen.iter().map(bind_admin).collect::<Result<Vec<_>, _>>()?;
     let steered = steer(config, &udp, &owner);
 
     let lifetime = config.udp.connection_id_lifetime.as_secs();
@@ -166,13 +159,20 @@ pub fn run(config: &Config) -> Result<(), RunError> {
     let published: Arc<[Arc<Published>]> = (0..workers).map(|_| Arc::default()).collect();
     let orders: Arc<[Arc<Orders>]> =
         mesh.iter().map(|post| Arc::new(Orders::new(post.doorbell().clone()))).collect();
-    announce_start(config, workers, steered, &udp, &http, admin.as_ref());
+    announce_start(config, workers, steered, &udp, &http, &admin);
 
+    let publish = {
+        let orders = orders.clone();
+        move |access: &Access| orders.iter().for_each(|orders| orders.set_access(access.clone()))
+    };
+    let lists = Lists::new(list_files(config), access.clone(), Box::new(publish));
     let state = State::new(control::Parts {
         published: published.clone(),
         ask: asker(owner.clone(), orders.clone()),
         reader: Reader::new(watched(&udp), workers),
         listeners: listeners(config, &udp, &http),
+        lists: lists.clone(),
+        log: Arc::new(log),
     });
 
     let (ended, mut endings) = tokio::sync::mpsc::unbounded_channel();
@@ -183,7 +183,8 @@ pub fn run(config: &Config) -> Result<(), RunError> {
                 core: CoreId(u16_of(index)),
                 owner: owner.clone(),
                 policy: plan.policy.clone(),
-                access: plan.access.clone(),
+                access: access.clone(),
+                limits: plan.limits.clone(),
                 connection_ids: connection_ids.clone(),
                 bounds: plan.bounds,
                 hash_key: HashKey(secrets::random_u64()?, secrets::random_u64()?),
@@ -207,8 +208,16 @@ pub fn run(config: &Config) -> Result<(), RunError> {
         threads.push(spawn(index, plan.cpus[index], parts, ended.clone())?);
     }
     drop(ended);
+    drop((plan, access));
 
-    let outcome = supervision.run(config, admin, &state, &orders, &mut endings);
+    let admin = (admin, token.as_ref());
+    let outcome = supervision.run(config, admin, &state, &lists, &orders, &mut endings);
+    for listen in &config.admin.listen {
+        if let AdminListen::Unix(path) = listen {
+            // It may be gone already; the next start would replace it, too.
+            let _ = std::fs::remove_file(path);
+        }
+    }
     orders.iter().for_each(|orders| orders.stop());
     let deadline = Instant::now() + STOP_WITHIN;
     while threads.iter().any(|thread| !thread.is_finished()) {
@@ -263,68 +272,6 @@ fn machine_or_refuse() -> Result<(), RunError> {
     }
 }
 
-fn plan(config: &Config) -> Result<Plan, RunError> {
-    let available = core_affinity::get_core_ids().unwrap_or_default();
-    let available = if available.is_empty() { vec![Cpu { id: 0 }] } else { available };
-    let workers = match config.workers {
-        // A small memory on a large machine makes fewer workers, not a refusal.
-        0 => {
-            let fed = config.swarm.memory.as_bytes() / WORKER_MEMORY_MIN;
-            let fed = usize::try_from(fed).unwrap_or(usize::MAX);
-            available.len().min(WORKERS_MAX).min(fed.max(1))
-        }
-        workers => workers,
-    };
-    // More workers than CPUs share them in turn: useless but for tests.
-    let cpus = available.iter().copied().cycle().take(workers).collect();
-
-    if config.udp.listen.len().max(config.http.listen.len()) > LISTENERS_MAX {
-        return Err(RunError::Config(format!(
-            "at most {LISTENERS_MAX} listen addresses of a kind"
-        )));
-    }
-    let memory = config.swarm.memory.as_bytes() / workers as u64;
-    if memory < WORKER_MEMORY_MIN {
-        return Err(RunError::Config(format!(
-            "swarm.memory is {} for {workers} workers; each needs at least {} MiB",
-            config.swarm.memory,
-            WORKER_MEMORY_MIN >> 20,
-        )));
-    }
-    let bounds = Bounds {
-        memory_bytes: usize::try_from(memory).unwrap_or(usize::MAX),
-        peers_per_swarm: config.swarm.max_peers_per_swarm,
-        peer_ttl_secs: config.swarm.peer_ttl.as_secs(),
-        keep_peer_ids: config.swarm.keep_peer_ids,
-    };
-    let per_address = config.http.max_connections_per_address.div_ceil(workers);
-    let http_limits = connections::Limits {
-        connections_max: connections_max(config, workers),
-        per_address_max: u32::try_from(per_address).unwrap_or(u32::MAX),
-        head_secs: config.http.head_timeout.as_secs(),
-        idle_secs: config.http.idle_timeout.as_secs(),
-        write_secs: config.http.write_timeout.as_secs(),
-    };
-    let announce = &config.announce;
-    let policy = Policy {
-        interval_secs: announce.interval.as_secs(),
-        web_interval_secs: announce.websocket_interval.as_secs(),
-        jitter_percent: announce.jitter_percent,
-        num_want_default: announce.num_want_default,
-        num_want_max: announce.num_want_max,
-        isolate_private_networks: announce.isolate_private_networks,
-        deny_ports: PortSet::new(announce.denied_ports()),
-        trust_ip_param_from: announce.trust_ip_param_from.clone(),
-        trusted_proxies: config.http.trusted_proxies.clone(),
-        forwarded_header: config.http.forwarded_header.clone(),
-        http_scrape_hashes_max: config.http.max_scrape_hashes,
-        web: config.http.websocket,
-        web_origins: config.http.websocket_origins.clone(),
-        polite_refusal: config.access.refusal == Refusal::Polite,
-    };
-    Ok(Plan { cpus, policy: Arc::new(policy), access: load_access(config)?, bounds, http_limits })
-}
-
 /// What a worker does with the connections of a listener.
 const fn listening(listen: &HttpListen) -> Listening {
     let HttpListen { tls, proxy_protocol, forwarded, .. } = *listen;
@@ -343,52 +290,9 @@ fn load_tls(config: &Config) -> Result<Option<Arc<ServerConfig>>, RunError> {
     Ok(Some(loaded.config))
 }
 
-/// Connections of one worker: as configured, but no more than there are descriptors for. The last
-/// descriptors belong to all workers: one that has none cannot even refuse a connection.
-fn connections_max(config: &Config, workers: usize) -> usize {
-    let (wanted, allowed) =
-        (connections_wanted(config, workers), connections_allowed(config, workers));
-    if wanted > allowed {
-        warn!(
-            "http.max_connections is {wanted}, and the limit of open files leaves room for \
-             {allowed}: that many are accepted"
-        );
-    }
-    (wanted.min(allowed) / workers).max(1)
-}
-
-/// Connections over all workers: as configured, or what the limit of open files leaves.
-fn connections_wanted(config: &Config, workers: usize) -> usize {
-    match config.http.max_connections {
-        0 => connections_allowed(config, workers),
-        configured => configured,
-    }
-}
-
-/// Connections over all workers that the limit of open files leaves room for.
-fn connections_allowed(config: &Config, workers: usize) -> usize {
-    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let others = check::files_besides_connections(workers, sockets(config, workers));
-    usize::try_from(files.saturating_sub(others)).unwrap_or(usize::MAX)
-}
-
 /// Listening sockets of all workers.
 fn sockets(config: &Config, workers: usize) -> usize {
     (config.udp.listen.len() + config.http.listen.len()) * workers
-}
-
-fn load_access(config: &Config) -> Result<Access, RunError> {
-    if config.access.mode == Mode::Open {
-        return Ok(Access::Open);
-    }
-    let path = PathBuf::from(&config.access.list);
-    let text = std::fs::read(&path).map_err(|source| RunError::File {
-        what: "access.list",
-        path: path.clone(),
-        source,
-    })?;
-    let list = access::parse_list(&text).map_err(|source| RunError::List { path, source })?;
-    Ok(if config.access.mode == Mode::Allow { Access::Allow(list) } else { Access::Deny(list) })
 }
 
 type Groups<S> = Vec<Vec<S>>;
@@ -410,10 +314,17 @@ fn bind(
     Ok((udp, http))
 }
 
+fn bind_admin(listen: &AdminListen) -> Result<admin::Bound, RunError> {
+    let bound = match listen {
+        AdminListen::Address(address) => admin::bind_tcp(*address),
+        AdminListen::Unix(path) => admin::bind_unix(path),
+    };
+    bound.map_err(|source| RunError::Admin { listen: listen.clone(), source })
+}
+
 /// Brings questions about swarms to the workers that own them.
 fn asker(owner: Owner, orders: Arc<[Arc<Orders>]>) -> Ask {
-    Arc::new(move |info_hash, tell| {
-        let question: Question = Box::new(move |tracker, _| tell(tracker.describe(&info_hash)));
+    Arc::new(move |info_hash, question| {
         orders[owner.core(&info_hash).index()].ask(question).is_ok()
     })
 }
@@ -457,7 +368,7 @@ fn announce_start(
     steered: bool,
     udp: &Groups<UdpSocket>,
     http: &Groups<TcpListener>,
-    admin: Option<&TcpListener>,
+    admin: &[admin::Bound],
 ) {
     let steering = match (workers, steered, config.udp.steering) {
         (1, ..) => "not needed",
@@ -473,8 +384,11 @@ fn announce_start(
     let http = http.zip(&config.http.listen).map(with_words);
     let (udp, http): (Vec<_>, Vec<_>) = (udp.collect(), http.collect());
     info!("listening: UDP on {}, HTTP on {}", list(&udp), list(&http));
-    if let Some(address) = admin.and_then(|admin| admin.local_addr().ok()) {
-        info!("admin: http://{address}/health /metrics /stats.json");
+    for (bound, listen) in admin.iter().zip(&config.admin.listen) {
+        match bound.address() {
+            Some(address) => info!("dashboard: http://{address}/ (and /metrics, /health, /api/v1)"),
+            None => info!("admin: {listen}"),
+        }
     }
     // Clients do not come by themselves to listeners that are for proxies.
     let first = |tls: bool| {
@@ -566,7 +480,11 @@ fn u16_of(count: usize) -> u16 {
 /// # Errors
 /// If the configuration cannot be carried out on it.
 pub fn check(config: &Config) -> Result<Vec<Finding>, RunError> {
-    let mut findings = check::machine(&settings(config)?);
+    let settings = settings(config)?;
+    let mut findings = check::machine(&settings);
+    findings.extend(network::machine(config, settings.workers, BACKLOG));
+    findings.extend(network::access_lists(&list_files(config)));
+    findings.extend(network::admin(&config.admin));
     if config.http.listen.iter().any(|listen| listen.tls) {
         findings.extend(check::certificates(certificates::load(&config.tls.pairs())));
     }

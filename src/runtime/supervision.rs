@@ -1,7 +1,6 @@
 //! What runs beside the workers, on the thread that started them: operators are answered, signals
 //! are obeyed.
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,12 +9,14 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
-use super::{RunError, load_access, load_tls};
+use super::{RunError, load_tls};
 use crate::config::Config;
+use crate::control::State;
+use crate::control::admin::{self, Bound};
+use crate::control::door::Token;
+use crate::control::lists::Lists;
 use crate::control::signals::{Signal, Signals};
-use crate::control::{State, admin};
 use crate::dataplane::orders::Orders;
-use crate::tracker::access::Access;
 
 /// The control plane: one thread's executor, and the signals that it waits for.
 pub(super) struct Supervision {
@@ -39,18 +40,17 @@ impl Supervision {
     pub fn run(
         self,
         config: &Config,
-        admin: Option<TcpListener>,
+        (admin, token): (Vec<Bound>, Option<&Token>),
         state: &State,
+        lists: &Lists,
         orders: &[Arc<Orders>],
         endings: &mut UnboundedReceiver<RunError>,
     ) -> Result<(), RunError> {
         let error = |source| RunError::Io { what: "starting the control plane", source };
         let Self { executor, mut signals } = self;
         let outcome = executor.block_on(async {
-            let is_watched = admin.is_some();
-            if let Some(listener) = admin {
-                admin::spawn(listener, state.clone()).map_err(error)?;
-            }
+            let is_watched = !admin.is_empty();
+            admin::spawn(admin, token, state).map_err(error)?;
             let mut every_second = tokio::time::interval(Duration::from_secs(1));
             // After a long reload one sample, and not all that were missed within a moment.
             every_second.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -70,7 +70,7 @@ impl Supervision {
                             info!("{name}: stopping");
                             return Ok(());
                         }
-                        Signal::Reload(name) => reload(config, orders, name),
+                        Signal::Reload(name) => reload(config, lists, orders, name),
                     },
                     ended = endings.recv() => return ended.map_or(Ok(()), Err),
                 }
@@ -83,15 +83,24 @@ impl Supervision {
 }
 
 /// Reads lists and certificates again; what is bad leaves the old in force.
-fn reload(config: &Config, orders: &[Arc<Orders>], signal: &str) {
-    match load_access(config) {
-        Ok(Access::Open) => info!("{signal}: there is no access list to read again"),
-        Ok(access) => {
-            orders.iter().for_each(|orders| orders.set_access(access.clone()));
-            info!("{signal}: the access list has been read again");
+fn reload(config: &Config, lists: &Lists, orders: &[Arc<Orders>], signal: &'static str) {
+    let lists = lists.clone();
+    // Millions of hashes take seconds, in which operators are to be answered.
+    tokio::task::spawn_blocking(move || {
+        let reloaded = lists.reload();
+        if reloaded.is_empty() {
+            info!("{signal}: there is no access list to read again");
         }
-        Err(error) => warn!("{signal}: the old access list stays in force: {error}"),
-    }
+        for (name, outcome) in reloaded {
+            match outcome {
+                Ok(status) => {
+                    let (name, entries) = (name.key(), status.entries);
+                    info!("{signal}: {name} has been read again: {entries} entries");
+                }
+                Err(error) => warn!("{signal}: the old {} stays in force: {error}", name.key()),
+            }
+        }
+    });
     match load_tls(config) {
         Ok(None) => {}
         Ok(Some(tls)) => {

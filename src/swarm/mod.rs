@@ -4,6 +4,7 @@
 //! the form of the wire, and is bounded in bytes, in peers per swarm and in age. It reads no clock
 //! and draws no entropy: time and the seed are handed in, so the same calls give the same answers.
 
+mod announce;
 mod class;
 mod expiry;
 mod hash;
@@ -29,7 +30,7 @@ pub use class::GROUPS;
 pub use hash::HashKey;
 pub use peers::Report;
 pub use sample::{Chunk, Sample};
-pub use survey::{LARGEST, SIZES};
+pub use survey::{FoundPeer, LARGEST, SIZES};
 pub use swarms::SwarmHandle;
 
 use smallvec::SmallVec;
@@ -37,12 +38,12 @@ use smallvec::SmallVec;
 use self::expiry::Sweep;
 use self::hash::Hasher;
 use self::layout::Clock;
-use self::peers::{Census, News, Refresh, Refreshed, Renewed};
+use self::peers::Census;
 use self::sample::{BUCKETS_MAX, Bucket, Choice, apportion, apportion_two};
 use self::slab::Block;
 use self::survey::Survey;
 use self::swarms::Swarms;
-use self::warm::{Hint, Hints};
+use self::warm::Hints;
 use crate::rng::Rng;
 use crate::time::Seconds;
 use crate::wire::addr::{Endpoint, Family, Scope};
@@ -89,6 +90,15 @@ pub struct Announced {
     pub joined: bool,
     /// The peer has just finished its download, for the first time here.
     pub completed: bool,
+}
+
+/// What an announce would bring into a store.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Newcomer {
+    /// A peer that its swarm does not know.
+    Peer,
+    /// A swarm, and its first peer.
+    Swarm,
 }
 
 /// The place of a peer in its swarm, valid until the next call that changes the store.
@@ -219,138 +229,6 @@ impl SwarmStore {
         }
     }
 
-    /// Inserts or refreshes a peer, creating its swarm if need be, within the bounds.
-    pub fn announce(&mut self, now: Seconds, arrival: &Arrival) -> Announced {
-        let now = self.pass_time(now);
-        let stamp = self.clock.stamp(now);
-        let (family, scope) = (arrival.endpoint.family(), arrival.scope);
-        let chance = self.rng.next_u64();
-        let pick = u32::try_from(chance >> 32).expect("the upper half");
-        let refresh = Refresh { now: stamp, report: arrival.report, id: &arrival.peer_id, pick };
-
-        // A known peer of a swarm with one list: most announces are of this kind.
-        let (found, hint) = self.locate(&arrival.info_hash);
-        let mut news = News::Unknown;
-        if let Some(swarm) = found {
-            let head = self.swarms.lists.head(swarm);
-            if head.is_only(family, scope) && !self.clock.is_expired(stamp, head.oldest) {
-                let guess = hint.map(|hint| hint.position);
-                let lists = &mut self.swarms.lists;
-                match lists.renew(swarm, &arrival.endpoint, guess, &refresh) {
-                    Ok(renewed) => return self.renewed(stamp, swarm, &renewed, chance, hint),
-                    Err(other) => news = other,
-                }
-            }
-        }
-
-        self.announce_anew(now, arrival, &refresh, (found, news), chance)
-    }
-
-    /// What is left to do once a peer has said nothing new.
-    #[inline(always)]
-    fn renewed(
-        &mut self,
-        now: u16,
-        swarm: Block,
-        renewed: &Renewed,
-        chance: u64,
-        hint: Option<Hint>,
-    ) -> Announced {
-        let head = self.swarms.lists.head(swarm);
-        // Windows of large lists begin where that was prefetched.
-        let chance = match hint {
-            Some(hint) if head.is_large() => hint.chance,
-            _ => chance,
-        };
-        let Renewed { position, stamp: before, ref census } = *renewed;
-        let counts = Counts::of_one(census, head.completed);
-        if head.is_on_probation() && self.came_back(now, before) {
-            self.swarms.lists.establish(swarm);
-        }
-        let asker = Asker { list: swarm, position, chance };
-        Announced { swarm: SwarmHandle(swarm), counts, asker, joined: false, completed: false }
-    }
-
-    /// An announce that may change more than one peer. The swarm was `found`, and if it has one
-    /// list that fits, the peer was looked for.
-    #[inline(never)]
-    fn announce_anew(
-        &mut self,
-        now: Seconds,
-        arrival: &Arrival,
-        refresh: &Refresh<'_>,
-        (mut found, mut news): (Option<Block>, News),
-        chance: u64,
-    ) -> Announced {
-        let stamp = refresh.now;
-        let (family, scope) = (arrival.endpoint.family(), arrival.scope);
-        // Who is known needs no memory. Else what makes room may move or remove any swarm.
-        if !matches!(news, News::Of(_)) && self.make_room(now, arrival) {
-            (found, news) = (self.swarms.find(&arrival.info_hash), News::Unknown);
-        }
-        let mut swarm = found
-            .and_then(|swarm| self.expire_swarm(stamp, swarm))
-            .unwrap_or_else(|| self.swarms.insert(&arrival.info_hash, family, scope));
-        let mut list = self.swarms.list(swarm, family, scope);
-        let known = match (news, list) {
-            (News::Of(position), _) => Some(position),
-            (News::Unknown, Some(list)) => self.swarms.lists.find(list, &arrival.endpoint),
-            (News::Newcomer, _) | (_, None) => None,
-        };
-        if known.is_none() && self.is_full(swarm) {
-            self.remove_oldest_peer(stamp, &mut swarm);
-            list = self.swarms.list(swarm, family, scope);
-        }
-        let mut list = list.unwrap_or_else(|| self.swarms.add_list(swarm, family, scope));
-        let joined = known.is_none();
-        let position = known.unwrap_or_else(|| {
-            if self.swarms.lists.census(list).len == 0 {
-                self.swarms.lists.head_mut(list).oldest = stamp;
-            }
-            self.totals.leechers[family as usize] += 1;
-            self.swarms.push(&mut swarm, &mut list, &arrival.endpoint)
-        });
-        let refreshed = self.swarms.lists.refresh(list, (position, joined), refresh);
-        self.announced(stamp, swarm, (list, joined), &refreshed, chance)
-    }
-
-    /// What is left to do once a peer has been refreshed.
-    fn announced(
-        &mut self,
-        now: u16,
-        swarm: Block,
-        (list, joined): (Block, bool),
-        refreshed: &Refreshed,
-        chance: u64,
-    ) -> Announced {
-        let Refreshed { position, completed, stamp, census: (before, after) } = *refreshed;
-        if before != after {
-            self.recount(list, before);
-        }
-        let lists = &mut self.swarms.lists;
-        if completed {
-            let head = lists.head_mut(swarm);
-            head.completed = head.completed.saturating_add(1);
-        }
-        let head = lists.head(swarm);
-        let is_on_probation = head.is_on_probation();
-        let swarm = SwarmHandle(swarm);
-        let counts = self.counts(swarm);
-        if is_on_probation {
-            let came_back = !joined && self.came_back(now, stamp);
-            if came_back || joined && self.swarms.has_company(swarm.0, list, position) {
-                self.swarms.lists.establish(swarm.0);
-            }
-        }
-        let asker = Asker { list, position, chance };
-        Announced { swarm, counts, asker, joined, completed }
-    }
-
-    /// Whether an announce now is one of a peer that stays, after one at `before`.
-    fn came_back(&self, now: u16, before: u16) -> bool {
-        self.clock.age_secs(now, before) >= CAME_BACK_SECS
-    }
-
     /// Removes a peer that leaves; creates nothing. Returns whether it was there.
     pub fn stop(&mut self, now: Seconds, arrival: &Arrival) -> bool {
         let Some(SwarmHandle(mut swarm)) = self.find(now, &arrival.info_hash) else { return false };
@@ -367,6 +245,13 @@ impl SwarmStore {
             self.swarms.remove(swarm);
         }
         true
+    }
+
+    /// Removes a swarm and everybody in it, if it is there.
+    pub fn forget(&mut self, info_hash: &InfoHash) {
+        if let Some(swarm) = self.swarms.find(info_hash) {
+            self.remove_swarm(swarm);
+        }
     }
 
     /// The swarm of `info_hash`, with its expired peers gone; creates nothing.

@@ -6,7 +6,9 @@
 
 use super::web::WebStore;
 use super::{Counts, SwarmHandle, SwarmStore};
-use crate::wire::id::InfoHash;
+use crate::time::Seconds;
+use crate::wire::addr::Endpoint;
+use crate::wire::id::{InfoHash, PeerId};
 
 /// How many of the largest are known.
 pub const LARGEST: usize = 32;
@@ -88,6 +90,55 @@ impl SwarmStore {
     #[must_use]
     pub fn look_up(&self, info_hash: &InfoHash) -> Option<Counts> {
         self.swarms.find(info_hash).map(|swarm| self.counts(SwarmHandle(swarm)))
+    }
+}
+
+/// A peer that was looked up.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FoundPeer {
+    /// Where it can be reached; none, if only by WebSocket.
+    pub endpoint: Option<Endpoint>,
+    /// Its name for itself, if it is kept.
+    pub peer_id: Option<PeerId>,
+    /// It needs nothing more.
+    pub seeder: bool,
+    /// Seconds since it announced itself last.
+    pub seconds: u32,
+}
+
+impl SwarmStore {
+    /// The peers of a swarm, the expired among them: `most` of them, without the first `from`.
+    #[must_use]
+    pub fn peers(
+        &self,
+        now: Seconds,
+        info_hash: &InfoHash,
+        from: u32,
+        most: u32,
+    ) -> Vec<FoundPeer> {
+        let mut found = Vec::new();
+        let Some(swarm) = self.swarms.find(info_hash) else { return found };
+        let (lists, now) = (&self.swarms.lists, self.clock.stamp(now.max(self.seen)));
+        let (mut skip, most) = (from, most as usize);
+        for list in self.swarms.lists_of(swarm) {
+            let census = lists.census(list);
+            let column = lists.endpoints(list);
+            let bytes = column.family().endpoint_bytes();
+            let mut position = skip.min(census.len);
+            skip -= position;
+            while position < census.len && found.len() < most {
+                let (endpoints, _) = column.stretch(position, position + 1);
+                let peer_id = lists.ids(list, position, position + 1).first().copied();
+                found.push(FoundPeer {
+                    endpoint: endpoints.get(..bytes).and_then(Endpoint::from_compact),
+                    peer_id,
+                    seeder: position < census.seeders,
+                    seconds: self.clock.age_secs(now, lists.stamp(list, position)),
+                });
+                position += 1;
+            }
+        }
+        found
     }
 }
 

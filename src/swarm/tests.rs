@@ -465,3 +465,82 @@ fn a_known_peer_that_says_something_new_needs_no_room() {
     store.announce(Seconds(1), &arrival(0, 2, LEECHER));
     assert!(store.totals().evicted_swarms > 0, "a newcomer does");
 }
+
+#[test]
+fn newcomers_come_in_if_they_are_admitted_and_others_are_not_asked_for() {
+    let mut store = store(16 << 20, 10_000);
+    let v6 = Endpoint::new(Ipv6Addr::new(0x2600, 1, 0, 0, 0, 0, 0, 1).into(), 1);
+    let (one, other) = (arrival(0, 1, LEECHER), arrival(0, 2, LEECHER));
+    let third = Arrival { endpoint: v6, ..one };
+    let mut asked = Vec::new();
+    for who in [&one, &one, &other, &other, &third, &third, &one] {
+        let admit = |newcomer| {
+            asked.push(newcomer);
+            Ok::<(), ()>(())
+        };
+        store.announce_if(Seconds(0), who, admit).expect("admitted");
+    }
+    assert_eq!(asked, [Newcomer::Swarm, Newcomer::Peer, Newcomer::Peer]);
+    for swarm in [0, 1] {
+        let refused = store.announce_if(Seconds(0), &arrival(swarm, 3, LEECHER), |_| Err("no"));
+        assert_eq!(refused.map(|announced| announced.counts), Err("no"));
+    }
+    store.check_invariants();
+    assert_eq!((store.totals().swarms, store.totals().leechers), (1, [2, 1]));
+}
+
+/// However many swarms somebody is refused, nobody has to go for them.
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn who_is_not_admitted_displaces_nobody() {
+    let mut store = store(4 << 20, 10_000);
+    for n in 0..100_000 {
+        store.announce(Seconds(0), &arrival(n, 1, LEECHER));
+    }
+    let before = store.totals();
+    assert!(before.evicted_swarms > 0, "it is full");
+    for n in 0..10_000 {
+        let new = arrival(1_000_000 + n, 1, LEECHER);
+        assert!(store.announce_if(Seconds(0), &new, |_| Err(())).is_err());
+    }
+    assert_eq!(store.totals(), before);
+}
+
+#[test]
+fn a_swarm_is_looked_into_and_forgotten() {
+    for peers in [1, 7, 300] {
+        let mut store = store(16 << 20, 10_000);
+        let v6 = Endpoint::new(Ipv6Addr::new(0x2600, 1, 0, 0, 0, 0, 0, 1).into(), 1);
+        for peer in 0..peers {
+            let report = if peer % 3 == 0 { SEEDER } else { LEECHER };
+            store.announce(Seconds(peer / 10), &arrival(0, peer, report));
+        }
+        store.announce(Seconds(50), &Arrival { endpoint: v6, ..arrival(0, 0, SEEDER) });
+        store.announce(Seconds(50), &arrival(1, 1, LEECHER));
+        let found = store.peers(Seconds(60), &info_hash(0), 0, 1_000);
+        let mut expected: Vec<_> = (0..peers)
+            .map(|peer| (Some(arrival(0, peer, SEEDER).endpoint), peer % 3 == 0, 60 - peer / 10))
+            .chain([(Some(v6), true, 10)])
+            .collect();
+        let mut seen: Vec<_> =
+            found.iter().map(|peer| (peer.endpoint, peer.seeder, peer.seconds)).collect();
+        let name = |peer: &(Option<Endpoint>, bool, u32)| peer.0;
+        expected.sort_unstable_by_key(name);
+        seen.sort_unstable_by_key(name);
+        // Stamps count in steps of a few seconds.
+        for (seen, expected) in seen.iter().zip(&expected) {
+            assert_eq!((seen.0, seen.1), (expected.0, expected.1));
+            assert!(seen.2.abs_diff(expected.2) <= 3, "{seen:?} {expected:?}");
+        }
+        assert_eq!(seen.len(), expected.len());
+        let part = store.peers(Seconds(60), &info_hash(0), peers - 1, 2);
+        assert_eq!(part, found[peers as usize - 1..]);
+        assert!(store.peers(Seconds(60), &info_hash(0), peers + 1, 2).is_empty());
+        store.forget(&info_hash(0));
+        store.forget(&info_hash(9));
+        store.check_invariants();
+        assert_eq!(store.look_up(&info_hash(0)), None);
+        assert_eq!((store.totals().swarms, store.totals().leechers), (1, [1, 0]));
+        assert_eq!((store.totals().seeders, store.totals().evicted_peers), ([0, 0], 0));
+    }
+}

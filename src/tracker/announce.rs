@@ -78,8 +78,10 @@ impl Tracker {
         } else if self.policy.deny_ports.contains(announce.port) {
             (Change::Nothing, self.look_up(now, &arrival), None)
         } else {
+            let (limiter, hash) = (&mut self.limiter, &arrival.info_hash);
+            let admit = |newcomer| limiter.admit(now, ip, hash, newcomer);
+            let announced = self.store.announce_if(now, &arrival, admit)?;
             self.censuses[0].saw(&arrival.peer_id);
-            let announced = self.store.announce(now, &arrival);
             let change = match (announced.completed, announced.joined) {
                 (true, _) => Change::Completed,
                 (_, true) => Change::Joined,

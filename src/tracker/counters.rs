@@ -225,6 +225,10 @@ counters! {
     Counter None udp_send_errors: "Datagrams that the kernel refused to send.";
     Counter None http_connections_accepted: "HTTP connections accepted.";
     Counter None http_connections_refused: "HTTP connections closed at once for lack of room.";
+    Counter None http_connections_limited:
+        "HTTP connections closed at once because their address had opened too many of late.";
+    Counter None http_connections_banned:
+        "HTTP connections closed at once because their address is banned.";
     Counter None http_connections_timed_out: "HTTP connections closed at a deadline.";
     Counter None http_proxy_headers_refused:
         "Connections closed because no trusted proxy said first who the client is.";

@@ -65,6 +65,9 @@ impl Tracker {
     ) -> HttpAnswer {
         body.clear();
         let source = source.to_canonical();
+        if self.access.bans(source) {
+            return self.refused(source, Refusal::Banned, body);
+        }
         match http::action(head.path) {
             Some(http::Action::Announce) => {
                 self.counters.request(Transport::Http, Family::of(source), Action::Announce);
@@ -368,7 +371,11 @@ fn write_failure(body: &mut Vec<u8>, ip: IpAddr, refusal: Refusal, policy: &Poli
         | Refusal::Busy
         | Refusal::TooManyTorrents
         | Refusal::NoSuchOffer
-        | Refusal::OriginNotAllowed => out.unsigned(u64::from(interval / 60)),
+        | Refusal::OriginNotAllowed
+        | Refusal::Banned
+        | Refusal::TooManyNewSwarms
+        | Refusal::TooManyNewPeers
+        | Refusal::TooManyPeersInSwarm => out.unsigned(u64::from(interval / 60)),
     }
     out.end();
 }

@@ -11,6 +11,7 @@ pub mod census;
 pub mod connection_id;
 pub mod counters;
 pub mod http;
+pub mod limiter;
 pub mod message;
 pub mod outcome;
 pub mod owner;
@@ -23,7 +24,7 @@ pub mod web;
 
 pub use scrape::Ticket;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use self::access::Access;
@@ -31,6 +32,7 @@ use self::census::Census;
 use self::connection_id::ConnectionIds;
 use self::counters::Counters;
 use self::http::Connection;
+use self::limiter::{Limiter, Limits};
 use self::message::{Message, read_calls, read_members};
 use self::outcome::{DropReason, Outcome};
 use self::owner::{CoreId, Owner};
@@ -42,6 +44,7 @@ use crate::rng::Rng;
 use crate::swarm::web::{Place, WebBounds, WebStore};
 use crate::swarm::{Bounds, HashKey, SwarmStore};
 use crate::time::Seconds;
+use crate::wire::id::InfoHash;
 
 /// What a tracker asks of whoever drives it.
 pub trait Effects {
@@ -111,8 +114,10 @@ pub struct Setup {
     pub owner: Owner,
     /// The operator's choices.
     pub policy: Arc<Policy>,
-    /// The access list in force.
+    /// The access lists in force.
     pub access: Access,
+    /// How much that is new a source may bring to this core.
+    pub limits: Limits,
     /// The secret of connection ids; the same on every core.
     pub connection_ids: ConnectionIds,
     /// The bounds of this core's store.
@@ -132,6 +137,7 @@ pub struct Tracker {
     owner: Owner,
     policy: Arc<Policy>,
     access: Access,
+    limiter: Limiter,
     connection_ids: ConnectionIds,
     store: SwarmStore,
     scrapes: Scrapes,
@@ -169,6 +175,7 @@ impl Tracker {
             owner: setup.owner,
             policy: setup.policy,
             access: setup.access,
+            limiter: Limiter::new(&setup.limits, setup.hash_key),
             connection_ids: setup.connection_ids,
             store: SwarmStore::new(setup.bounds, setup.hash_key, Rng::new(setup.seed)),
             scrapes: Scrapes::default(),
@@ -252,9 +259,28 @@ impl Tracker {
         &self.policy
     }
 
-    /// Replaces the access list.
+    /// Replaces the access lists.
     pub fn set_access(&mut self, access: Access) {
         self.access = access;
+    }
+
+    /// Whether nothing is to be heard from `ip` (canonical).
+    #[must_use]
+    pub fn bans(&self, ip: IpAddr) -> bool {
+        self.access.bans(ip)
+    }
+
+    /// Whether a connection from `ip` may stay, or there have been too many of late.
+    pub fn admits_connection(&mut self, now: Seconds, ip: IpAddr) -> bool {
+        self.limiter.admit_connection(now, ip)
+    }
+
+    /// Removes a swarm and everybody in it. Returns how many there were, if it was there.
+    pub fn forget(&mut self, info_hash: &InfoHash) -> Option<u32> {
+        let swarm = self.describe(info_hash)?;
+        self.store.forget(info_hash);
+        self.web.forget(info_hash);
+        Some(swarm.peers())
     }
 
     /// What this core counted; whoever drives the tracker counts its own events here too.

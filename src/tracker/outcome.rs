@@ -27,11 +27,13 @@ pub enum DropReason {
     TooManyScrapes,
     /// Another core did not answer in time.
     OwnerSilent,
+    /// The operator does not want to hear from this address.
+    Banned,
 }
 
 impl DropReason {
     /// How many there are, each [`ParseError`] counted for itself.
-    pub const COUNT: usize = 7 + ParseError::ALL.len();
+    pub const COUNT: usize = 8 + ParseError::ALL.len();
 
     /// Its place among all reasons.
     #[must_use]
@@ -44,14 +46,15 @@ impl DropReason {
             Self::NoSendSlot => 4,
             Self::TooManyScrapes => 5,
             Self::OwnerSilent => 6,
-            Self::Malformed(error) => 7 + error as usize,
+            Self::Banned => 7,
+            Self::Malformed(error) => 8 + error as usize,
         }
     }
 
     /// The metric label of the reason at `index`.
     #[must_use]
     pub fn label(index: usize) -> &'static str {
-        const OWN: [&str; 7] = [
+        const OWN: [&str; 8] = [
             "bad_connection_id",
             "source_port_zero",
             "too_long",
@@ -59,6 +62,7 @@ impl DropReason {
             "no_send_slot",
             "too_many_scrapes",
             "owner_silent",
+            "banned",
         ];
         match OWN.get(index) {
             Some(label) => label,
@@ -86,11 +90,19 @@ pub enum Refusal {
     NoSuchOffer,
     /// A page of an origin that the operator does not let in.
     OriginNotAllowed,
+    /// The operator does not want to hear from this address.
+    Banned,
+    /// This address has brought as many new swarms as it may.
+    TooManyNewSwarms,
+    /// This address has brought as many new peers as it may.
+    TooManyNewPeers,
+    /// This address has as many peers in this swarm as it may.
+    TooManyPeersInSwarm,
 }
 
 impl Refusal {
     /// How many there are, each [`ParseError`] counted for itself.
-    pub const COUNT: usize = 7 + ParseError::ALL.len();
+    pub const COUNT: usize = 11 + ParseError::ALL.len();
 
     /// Its place among all refusals.
     #[must_use]
@@ -103,14 +115,18 @@ impl Refusal {
             Self::TooManyTorrents => 4,
             Self::NoSuchOffer => 5,
             Self::OriginNotAllowed => 6,
-            Self::Malformed(error) => 7 + error as usize,
+            Self::Banned => 7,
+            Self::TooManyNewSwarms => 8,
+            Self::TooManyNewPeers => 9,
+            Self::TooManyPeersInSwarm => 10,
+            Self::Malformed(error) => 11 + error as usize,
         }
     }
 
     /// The metric label of the refusal at `index`.
     #[must_use]
     pub fn label(index: usize) -> &'static str {
-        const OWN: [&str; 7] = [
+        const OWN: [&str; 11] = [
             "port_zero",
             "not_allowed",
             "full_scrape",
@@ -118,6 +134,10 @@ impl Refusal {
             "too_many_torrents",
             "no_such_offer",
             "origin_not_allowed",
+            "banned",
+            "new_swarms",
+            "new_peers",
+            "peers_in_swarm",
         ];
         match OWN.get(index) {
             Some(label) => label,
@@ -136,6 +156,10 @@ impl Refusal {
             Self::TooManyTorrents => "this connection is in too many swarms",
             Self::NoSuchOffer => "no such offer waits for this answer",
             Self::OriginNotAllowed => "this origin is not allowed on this tracker",
+            Self::Banned => "this address is banned from this tracker",
+            Self::TooManyNewSwarms => "too many new torrents from this address, try later",
+            Self::TooManyNewPeers => "too many new peers from this address, try later",
+            Self::TooManyPeersInSwarm => "too many peers of this address in this swarm",
             Self::Malformed(error) => match error {
                 ParseError::Truncated | ParseError::BadMagic | ParseError::UnknownAction => {
                     "malformed request"
@@ -202,6 +226,7 @@ mod tests {
             DropReason::NoSendSlot,
             DropReason::TooManyScrapes,
             DropReason::OwnerSilent,
+            DropReason::Banned,
         ];
         let all = own.into_iter().chain(ParseError::ALL.into_iter().map(DropReason::Malformed));
         for (index, reason) in all.enumerate() {
@@ -223,6 +248,10 @@ mod tests {
             Refusal::TooManyTorrents,
             Refusal::NoSuchOffer,
             Refusal::OriginNotAllowed,
+            Refusal::Banned,
+            Refusal::TooManyNewSwarms,
+            Refusal::TooManyNewPeers,
+            Refusal::TooManyPeersInSwarm,
         ];
         let all = own.into_iter().chain(ParseError::ALL.into_iter().map(Refusal::Malformed));
         for (index, refusal) in all.enumerate() {

@@ -1,7 +1,8 @@
 //! What swarms one core has: by size, and the largest.
 
 use super::Tracker;
-use crate::swarm::{Counts, LARGEST, SIZES};
+use crate::swarm::{Counts, FoundPeer, LARGEST, SIZES};
+use crate::time::Seconds;
 use crate::wire::id::InfoHash;
 
 /// A swarm, and who is in it.
@@ -61,6 +62,24 @@ impl Tracker {
         let counts = others.unwrap_or_default().plus(web);
         let web_peers = web.seeders + web.leechers;
         Some(SurveyedSwarm { info_hash: *info_hash, counts, web_peers })
+    }
+
+    /// Who is in a swarm of this core, the expired that nobody noticed among them: `most` of them,
+    /// without the first `from`, and those that are there by WebSocket last.
+    #[must_use]
+    pub fn peers(
+        &self,
+        now: Seconds,
+        info_hash: &InfoHash,
+        from: u32,
+        most: u32,
+    ) -> Vec<FoundPeer> {
+        let mut peers = self.store.peers(now, info_hash, from, most);
+        let others = self.store.look_up(info_hash).unwrap_or_default();
+        let others = others.seeders.saturating_add(others.leechers);
+        let room = most - u32::try_from(peers.len()).expect("most of them at the most");
+        peers.extend(self.web.peers(now, info_hash, from.saturating_sub(others), room));
+        peers
     }
 
     /// The largest swarms with what is in them now, as far as the sweeps have come upon them.

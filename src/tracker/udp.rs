@@ -110,6 +110,9 @@ impl Tracker {
         ip: IpAddr,
         datagram: &Datagram<'a>,
     ) -> Result<Request<'a>, DropReason> {
+        if self.access.bans(ip) {
+            return Err(DropReason::Banned);
+        }
         if datagram.source.port() == 0 {
             return Err(DropReason::SourcePortZero);
         }

@@ -30,8 +30,8 @@ use super::policy::POLITE_INTERVAL_SECS;
 use super::scrape::{Gathering, ScrapeAsker};
 use super::{Effects, Tracker, WebKind};
 use crate::limits::{WEB_OFFERS_MAX, WEB_PENDING_MAX, WEB_PENDING_SECONDS, WEB_TORRENTS_MAX};
-use crate::swarm::Report;
-use crate::swarm::web::{Place, WebArrival};
+use crate::swarm::web::{Place, WebArrival, WebRefused};
+use crate::swarm::{Newcomer, Report};
 use crate::time::Seconds;
 use crate::wire::addr::Family;
 use crate::wire::announce::{Event, Left};
@@ -354,7 +354,13 @@ impl Tracker {
             self.web_leave(now, (&info_hash, place, &peer_id), effects);
             None
         } else {
-            match self.web.announce(now, &arrival) {
+            let (limiter, store) = (&mut self.limiter, &self.store);
+            let admit = |newcomer| {
+                let is_known = newcomer == Newcomer::Swarm && store.look_up(&info_hash).is_some();
+                let newcomer = if is_known { Newcomer::Peer } else { newcomer };
+                limiter.admit(now, ip, &info_hash, newcomer)
+            };
+            match self.web.announce_if(now, &arrival, admit) {
                 Ok(announced) => {
                     self.censuses[1].saw(&peer_id);
                     let is_shared = self.store.find(now, &info_hash).is_some();
@@ -369,8 +375,12 @@ impl Tracker {
                     effects.happened(&Outcome { info_hash, event, change, removed });
                     Some(announced)
                 }
-                Err(_) => {
-                    self.write_web_refusal(&mut reply, Refusal::Busy, &info_hash);
+                Err(refused) => {
+                    let refusal = match refused {
+                        WebRefused::Full => Refusal::Busy,
+                        WebRefused::NotAdmitted(refusal) => refusal,
+                    };
+                    self.write_web_refusal(&mut reply, refusal, &info_hash);
                     self.send_web(place, &reply, effects);
                     self.body = reply;
                     return;

@@ -40,6 +40,16 @@ impl Family {
     }
 }
 
+/// Who is behind an address, as far as limits go: an IPv4 address is itself, an IPv6 address its
+/// /64, which one customer has. An IPv4 address is a number that no /64 of anybody's is.
+#[must_use]
+pub fn source_key(ip: IpAddr) -> u64 {
+    match ip.to_canonical() {
+        IpAddr::V4(v4) => u64::from(v4.to_bits()),
+        IpAddr::V6(v6) => u64::try_from(v6.to_bits() >> 64).expect("the upper half"),
+    }
+}
+
 /// A peer's address and port in the compact form of the wire (BEP 23, BEP 7).
 ///
 /// ```text

@@ -192,8 +192,8 @@ fn nobody_there_has_an_exit_code_of_its_own() {
 #[test]
 fn refusals_are_counted_with_their_text() {
     let list = tempfile::NamedTempFile::new().expect("a file");
-    let setting = format!("access.list={}", list.path().display());
-    let Some(throng) = start(&["access.mode=allow", &setting]) else { return };
+    let setting = format!("access.allow={}", list.path().display());
+    let Some(throng) = start(&[&setting]) else { return };
     // Nobody can join over a WebSocket: after five times the timeout that is given up.
     let pages = format!("{PAGES} --timeout 300ms");
     for (transport, target, crowd) in [

@@ -189,8 +189,8 @@ fn the_access_list_is_read_again_on_sighup_and_a_bad_one_changes_nothing() {
     let mut rng = Rng::new(42);
     let [old, new] = [random_hash(&mut rng), random_hash(&mut rng)];
     write_list(&path, &[old]);
-    let list = format!("access.list={}", path.display());
-    let Some(throng) = start(&["workers=3", "access.mode=allow", &list]) else { return };
+    let list = format!("access.allow={}", path.display());
+    let Some(throng) = start(&["workers=3", &list]) else { return };
     let served = || [is_served(&throng, old), is_served(&throng, new)];
     assert_eq!(served(), [Some(true), Some(false)]);
 
@@ -201,7 +201,7 @@ fn the_access_list_is_read_again_on_sighup_and_a_bad_one_changes_nothing() {
     std::fs::write(&path, format!("{old:?}\nnot a hash\n")).expect("a folder of our own");
     throng.signal(Signal::HUP);
     eventually("the bad list is reported", PATIENCE, || {
-        throng.logged("the old access list stays in force") == 1
+        throng.logged("the old access.allow stays in force") == 1
     });
     assert_eq!(served(), [Some(false), Some(true)]);
     assert_eq!(throng.logged("line 2"), 1, "{:#?}", throng.log());
@@ -209,7 +209,7 @@ fn the_access_list_is_read_again_on_sighup_and_a_bad_one_changes_nothing() {
     std::fs::remove_file(&path).expect("it is there");
     throng.signal(Signal::USR1);
     eventually("the missing list is reported", PATIENCE, || {
-        throng.logged("the old access list stays in force") == 2
+        throng.logged("the old access.allow stays in force") == 2
     });
     assert_eq!(served(), [Some(false), Some(true)]);
 

@@ -152,7 +152,7 @@ impl Throng {
         }
     }
 
-    /// `listening: UDP on A and B, HTTP on C and D`, then `admin: http://E/health ...`.
+    /// `listening: UDP on A and B, HTTP on C and D`, then `dashboard: http://E/ ...`.
     fn read_addresses(&mut self) {
         let addresses = |list: &str| -> Vec<SocketAddr> {
             // Behind an address may stand what is special about it.
@@ -163,7 +163,7 @@ impl Throng {
             if let Some((_, list)) = line.split_once("listening: UDP on ") {
                 let (udp, http) = list.split_once(", HTTP on ").expect("both in one line");
                 (self.udp, self.http) = (addresses(udp), addresses(http));
-            } else if let Some((_, rest)) = line.split_once("admin: http://") {
+            } else if let Some((_, rest)) = line.split_once("dashboard: http://") {
                 let (address, _) = rest.split_once('/').expect("a path follows");
                 self.admin = address.parse().expect("an address");
             }

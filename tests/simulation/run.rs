@@ -11,6 +11,7 @@ use throng::rng::Rng;
 use throng::swarm::Bounds;
 use throng::time::Seconds;
 use throng::tracker::access::Access;
+use throng::tracker::limiter::Limits;
 use throng::tracker::message::Message;
 use throng::tracker::outcome::DropReason;
 use throng::tracker::policy::Policy;
@@ -93,7 +94,8 @@ impl Sim {
                 peer_ttl_secs: shape.ttl,
                 keep_peer_ids: shape.keep_peer_ids,
             },
-            access: Access::Open,
+            access: Access::default(),
+            limits: Limits::default(),
             steering,
             mailbox_messages_max: shape.mailbox,
             connection_id_secs: shape.connection_id_secs,
@@ -412,7 +414,7 @@ impl Sim {
         }
         self.trace.count(Fault::Denied, u64::from(on));
         let list: Vec<InfoHash> = self.model.denied.iter().copied().collect();
-        self.world.set_access(&Access::Deny(list.into()));
+        self.world.set_access(&deny(list));
     }
 
     /// Takes down what the trackers counted about disturbances before they are gone.

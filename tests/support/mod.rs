@@ -19,9 +19,12 @@ use throng::rng::Rng;
 use throng::swarm::{Bounds, HashKey};
 use throng::time::Seconds;
 use throng::tracker::access::Access;
+use throng::tracker::access::hashes::HashList;
+use throng::tracker::access::networks::NetworkList;
 use throng::tracker::connection_id::ConnectionIds;
 use throng::tracker::counters::Counters;
 use throng::tracker::http::{Connection, HttpAnswer};
+use throng::tracker::limiter::Limits;
 use throng::tracker::outcome::{DropReason, Outcome, Refusal};
 use throng::tracker::owner::{CoreId, HALFWORDS, Owner};
 use throng::tracker::policy::{Policy, PortSet};
@@ -93,6 +96,7 @@ pub struct Options {
     pub policy: Policy,
     pub bounds: Bounds,
     pub access: Access,
+    pub limits: Limits,
     pub steering: Steering,
     /// Messages that one mailbox holds.
     pub mailbox_messages_max: usize,
@@ -112,13 +116,30 @@ impl Default for Options {
                 peer_ttl_secs: TTL,
                 keep_peer_ids: true,
             },
-            access: Access::Open,
+            access: Access::default(),
+            limits: Limits::default(),
             steering: Steering::Owner,
             mailbox_messages_max: 10_000,
             connection_id_secs: 128,
             seed: 1,
         }
     }
+}
+
+/// Only these swarms are served.
+pub fn allow(hashes: impl Into<Vec<InfoHash>>) -> Access {
+    Access { allow: Some(Arc::new(HashList::new(hashes.into()))), ..Access::default() }
+}
+
+/// All but these are.
+pub fn deny(hashes: impl Into<Vec<InfoHash>>) -> Access {
+    Access { deny: Some(Arc::new(HashList::new(hashes.into()))), ..Access::default() }
+}
+
+/// These networks, a line each, are not listened to.
+pub fn ban(networks: &str) -> Access {
+    let list = NetworkList::parse(networks.as_bytes()).expect("a good list");
+    Access { ban: Some(Arc::new(list)), ..Access::default() }
 }
 
 /// The defaults of the program.
@@ -921,6 +942,7 @@ fn trackers(options: &Options, owner: &Owner) -> Vec<Tracker> {
             owner: owner.clone(),
             policy: policy.clone(),
             access: options.access.clone(),
+            limits: options.limits.clone(),
             connection_ids: ids.clone(),
             bounds: options.bounds,
             hash_key: HashKey(options.seed, u64::from(core)),

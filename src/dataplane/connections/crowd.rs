@@ -7,6 +7,8 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use crate::wire::addr::source_key;
+
 /// Connections by address.
 #[derive(Debug, Default)]
 pub struct Crowd {
@@ -26,7 +28,7 @@ impl Crowd {
         if self.max == 0 {
             return true;
         }
-        let count = self.counts.entry(key(ip)).or_default();
+        let count = self.counts.entry(source_key(ip)).or_default();
         let has_room = *count < self.max;
         *count += u32::from(has_room);
         has_room
@@ -34,22 +36,11 @@ impl Crowd {
 
     /// A connection that was counted is gone.
     pub fn leave(&mut self, ip: IpAddr) {
-        if let Some(count) = self.counts.get_mut(&key(ip)) {
+        if let Some(count) = self.counts.get_mut(&source_key(ip)) {
             *count -= 1;
             if *count == 0 {
-                self.counts.remove(&key(ip));
+                self.counts.remove(&source_key(ip));
             }
-        }
-    }
-}
-
-/// An IPv4 address as 0 and itself, which is no /64 that anybody has; an IPv6 address as its /64.
-fn key(ip: IpAddr) -> u64 {
-    match ip.to_canonical() {
-        IpAddr::V4(v4) => u64::from(u32::from(v4)),
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            [a, b, c, d].into_iter().fold(0, |key, segment| key << 16 | u64::from(segment))
         }
     }
 }

@@ -88,6 +88,10 @@ pub enum Refused {
     Full,
     /// Its address has as many as it may.
     Crowded,
+    /// Its address has opened as many of late as it may.
+    TooFast,
+    /// The operator does not want to hear from its address.
+    Banned,
     /// It is no trusted proxy's, or its other side has gone already.
     Unwanted,
 }
@@ -192,6 +196,9 @@ impl Connections {
             return Err(Refused::Full);
         }
         let peer = peer_of(&stream).ok_or(Refused::Unwanted)?;
+        if tracker.bans(peer) {
+            return Err(Refused::Banned);
+        }
         let Listening { tls, proxy_protocol, forwarded } = listening;
         let trusted = (proxy_protocol || forwarded) && tracker.policy().is_trusted_proxy(peer);
         if proxy_protocol && !trusted {
@@ -205,6 +212,9 @@ impl Connections {
         };
         // A trusted proxy speaks for many.
         let counted = (!trusted).then_some(peer);
+        if counted.is_some_and(|peer| !tracker.admits_connection(now, peer)) {
+            return Err(Refused::TooFast);
+        }
         if counted.is_some_and(|peer| !self.crowd.enter(peer)) {
             return Err(Refused::Crowded);
         }

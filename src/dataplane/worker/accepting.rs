@@ -56,6 +56,9 @@ impl Worker {
                 "an address has as many as it may",
                 "If many clients share an address, raise http.max_connections_per_address.",
             ),
+            // Floods, which their counters tell of.
+            Err(Refused::TooFast) => self.tracker.counters_mut().http_connections_limited[0] += 1,
+            Err(Refused::Banned) => self.tracker.counters_mut().http_connections_banned[0] += 1,
             Err(Refused::Unwanted) => {}
         }
     }

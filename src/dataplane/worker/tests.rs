@@ -7,11 +7,13 @@ use std::net::TcpStream;
 use std::time::Instant;
 
 use super::*;
+use crate::dataplane::connections;
 use crate::dataplane::mailbox::{capacity_bytes, mesh};
 use crate::dataplane::socket::bind_tcp_group;
 use crate::swarm::{Bounds, HashKey};
 use crate::tracker::access::Access;
 use crate::tracker::connection_id::ConnectionIds;
+use crate::tracker::limiter::Limits;
 use crate::tracker::owner::{CoreId, HALFWORDS, Owner};
 use crate::tracker::policy::Policy;
 use crate::tracker::web::RelayKey;
@@ -49,7 +51,7 @@ fn served(sizes: Sizes) -> Served {
         peer_ttl_secs: 3_600,
         keep_peer_ids: false,
     };
-    let http_limits = Limits {
+    let http_limits = connections::Limits {
         connections_max: 512,
         per_address_max: 0,
         head_secs: 5,
@@ -60,7 +62,8 @@ fn served(sizes: Sizes) -> Served {
         core: CoreId(0),
         owner: Owner::new([1; HALFWORDS + 1], 1),
         policy: Arc::new(Policy::default()),
-        access: Access::Open,
+        access: Access::default(),
+        limits: Limits::default(),
         connection_ids: ConnectionIds::new([7; 16], 0, 128),
         bounds,
         hash_key: HashKey(1, 2),

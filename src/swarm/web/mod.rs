@@ -17,15 +17,16 @@
 //! member is in the list of its swarm, and both tables find what is there and nothing else.
 
 mod choose;
+mod look;
 #[cfg(test)]
 mod tests;
 
 use hashbrown::HashTable;
 
-use super::Counts;
 use super::hash::{HashKey, Hasher};
 use super::peers::Report;
 use super::survey::Survey;
+use super::{Counts, Newcomer};
 use crate::rng::Rng;
 use crate::time::Seconds;
 use crate::wire::addr::Family;
@@ -86,9 +87,14 @@ pub struct WebAnnounced {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct WebSwarmHandle(u32);
 
-/// There is no memory for another peer.
+/// Why a newcomer is not there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct WebFull;
+pub enum WebRefused<E> {
+    /// There is no memory for another peer.
+    Full,
+    /// Whoever was asked did not admit it.
+    NotAdmitted(E),
+}
 
 /// The bounds of a store.
 #[derive(Clone, Copy, Debug)]
@@ -234,23 +240,26 @@ impl WebStore {
         self.swarms.len() == 0
     }
 
-    /// A peer joins or stays.
+    /// A peer stays, or joins if `admit` says so.
     ///
     /// # Errors
-    /// [`WebFull`]: it is not there, and there is no room for it.
-    pub fn announce(
+    /// [`WebRefused`]: it was not there, and is not.
+    pub fn announce_if<E>(
         &mut self,
         now: Seconds,
         arrival: &WebArrival,
-    ) -> Result<WebAnnounced, WebFull> {
+        admit: impl FnOnce(Newcomer) -> Result<(), E>,
+    ) -> Result<WebAnnounced, WebRefused<E>> {
         let found = self.find_swarm(&arrival.info_hash);
         let known = found.and_then(|swarm| self.find_member(swarm, arrival));
         if let (Some(swarm), Some(member)) = (found, known) {
             return Ok(self.refresh(now, swarm, member, arrival));
         }
         if self.bytes() + self.bytes_of_one(found) > self.bounds.memory_bytes {
-            return Err(WebFull);
+            return Err(WebRefused::Full);
         }
+        let newcomer = if found.is_some() { Newcomer::Peer } else { Newcomer::Swarm };
+        admit(newcomer).map_err(WebRefused::NotAdmitted)?;
         let swarm = found.unwrap_or_else(|| self.insert_swarm(&arrival.info_hash));
         let crowd = self.swarms.get(swarm).members.len();
         let evicted = crowd >= self.bounds.peers_per_swarm as usize;

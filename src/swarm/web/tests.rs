@@ -1,11 +1,29 @@
 //! The store beside a list of peers that is searched from end to end.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 
 use super::*;
 use crate::limits::WEB_OFFERS_MAX;
+use crate::swarm::FoundPeer;
 
 const TTL: u32 = 360;
+
+impl WebStore {
+    /// A peer joins or stays.
+    fn announce(&mut self, now: Seconds, arrival: &WebArrival) -> Result<WebAnnounced, Full> {
+        self.announce_if(now, arrival, |_| Ok::<(), Infallible>(())).map_err(
+            |refused| match refused {
+                WebRefused::Full => Full,
+                WebRefused::NotAdmitted(never) => match never {},
+            },
+        )
+    }
+}
+
+/// There is no memory for another peer.
+#[derive(Debug)]
+struct Full;
 
 fn bounds() -> WebBounds {
     WebBounds { memory_bytes: 1 << 20, peers_per_swarm: 40, peer_ttl_secs: TTL }
@@ -234,4 +252,57 @@ fn chosen_peers_differ_are_of_the_right_kind_and_have_the_same_chance() {
             "case {case}: always the same first"
         );
     }
+}
+
+#[test]
+fn newcomers_come_in_if_they_are_admitted_and_others_are_not_asked_for() {
+    let mut store = store(1);
+    let (one, other) = (arrival(0, 1, 1, false), arrival(0, 2, 2, true));
+    let mut asked = Vec::new();
+    for who in [&one, &one, &other, &other] {
+        let admit = |newcomer| {
+            asked.push(newcomer);
+            Ok::<(), ()>(())
+        };
+        store.announce_if(Seconds(0), who, admit).expect("admitted");
+    }
+    assert_eq!(asked, [Newcomer::Swarm, Newcomer::Peer]);
+    for swarm in [0, 1] {
+        let who = arrival(swarm, 3, 3, false);
+        let refused = store.announce_if(Seconds(0), &who, |_| Err("no"));
+        assert_eq!(refused, Err(WebRefused::NotAdmitted("no")));
+    }
+    store.check_invariants();
+    assert_eq!((store.totals().swarms, store.counts(&hash(0)).leechers), (1, 1));
+}
+
+#[test]
+fn a_swarm_is_looked_into_and_forgotten() {
+    let mut store = store(1);
+    for n in 0..5 {
+        let at = Seconds(u32::from(n));
+        assert!(store.announce(at, &arrival(0, n.into(), n, n == 3)).expect("room").joined);
+        assert!(store.announce(at, &arrival(1, n.into(), n, false)).expect("room").joined);
+    }
+    let peers = store.peers(Seconds(10), &hash(0), 0, 9);
+    let seen = |peer: &FoundPeer| (peer.peer_id, peer.seeder, peer.seconds, peer.endpoint);
+    let mut found: Vec<_> = peers.iter().map(seen).collect();
+    found.sort_unstable_by_key(|peer| std::cmp::Reverse(peer.2));
+    let expected = (0..5).map(|n| (Some(PeerId([n; 20])), n == 3, 10 - u32::from(n), None));
+    assert!(found.into_iter().eq(expected));
+    assert_eq!(store.peers(Seconds(10), &hash(0), 1, 3), peers[1..4]);
+    assert!(store.peers(Seconds(10), &hash(0), 5, 3).is_empty());
+    store.forget(&hash(0));
+    store.forget(&hash(7));
+    store.check_invariants();
+    assert_eq!((store.counts(&hash(0)), store.counts(&hash(1)).leechers), (Counts::default(), 5));
+    assert_eq!(store.totals().leechers[0] + store.totals().leechers[1], 5);
+    assert!(!store.leave(
+        Seconds(11),
+        &hash(0),
+        Place { core: 0, connection: 0 },
+        &PeerId([0; 20])
+    ));
+    store.forget(&hash(1));
+    assert!(store.is_empty());
 }

@@ -1,0 +1,335 @@
+//! How much that is new one source may bring, remembered in a table of fixed size.
+//!
+//! A source is an IPv4 address or an IPv6 /64, which one customer has. For each source and kind of
+//! thing there is a bucket of tokens, of which the table keeps one number: when it will be full
+//! again. A bucket that is full need not be kept, so what the table holds is who has brought
+//! something lately. Four buckets share a set, one line of cache; in a full set the one that is
+//! fullest is forgotten, which hurts nobody. Who floods has emptied its own, and stays.
+//!
+//! Only newcomers are looked up: a peer that its swarm knows never comes here.
+
+use std::hash::Hasher;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use siphasher::sip::SipHasher13;
+
+use super::access::networks::NetworkList;
+use super::outcome::Refusal;
+use crate::swarm::{HashKey, Newcomer};
+use crate::time::Seconds;
+use crate::wire::addr::source_key;
+use crate::wire::id::InfoHash;
+
+/// Tokens, and how fast they come back.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Rate {
+    /// As many at once.
+    pub burst: u32,
+    /// As many per minute after that; 0: there is no limit.
+    pub per_minute: u32,
+}
+
+impl Rate {
+    /// No limit.
+    pub const ANY: Self = Self { burst: 1, per_minute: 0 };
+}
+
+/// What one core lets a source bring.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Swarms that nobody else is in.
+    pub new_swarms: Rate,
+    /// Peers that their swarm does not know.
+    pub new_peers: Rate,
+    /// Connections, however short.
+    pub connections: Rate,
+    /// Its peers in one swarm, about: so many at once, and as many again in the time after which
+    /// peers are forgotten; 0: any number.
+    pub peers_per_swarm: u32,
+    /// That time.
+    pub peer_ttl_secs: u32,
+    /// Who has no limits.
+    pub exempt: Arc<NetworkList>,
+    /// Bytes of the table; rounded down to a power of two, one set at the least.
+    pub memory_bytes: usize,
+}
+
+impl Default for Limits {
+    /// None at all.
+    fn default() -> Self {
+        Self {
+            new_swarms: Rate::ANY,
+            new_peers: Rate::ANY,
+            connections: Rate::ANY,
+            peers_per_swarm: 0,
+            peer_ttl_secs: 1,
+            exempt: Arc::default(),
+            memory_bytes: 0,
+        }
+    }
+}
+
+/// What a bucket is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+enum Kind {
+    Swarms,
+    Peers,
+    PeersOfSwarm,
+    Connections,
+}
+
+/// Buckets of a set.
+const WAYS: usize = 4;
+const MICROS_PER_SECOND: u64 = 1_000_000;
+
+/// A bucket: whose it is, and when it will be full again, in microseconds of the process's clock.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bucket {
+    /// A keyed hash of what it is for, and its [`Kind`] in the last bits.
+    name: u64,
+    full_at: u64,
+}
+
+/// Bits of a name that are the kind.
+const KIND_MASK: u64 = 3;
+/// What is taken of a whole bucket, in parts of this many.
+const PARTS: u64 = 1_024;
+
+/// How fast a bucket fills, and how deep it is: microseconds.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    each: u64,
+    depth: u64,
+}
+
+impl Pace {
+    fn new(burst: u32, period_secs: u32, per_period: u32) -> Option<Self> {
+        let period = u64::from(period_secs) * MICROS_PER_SECOND;
+        let each = period.checked_div(u64::from(per_period))?.max(1);
+        Some(Self { each, depth: each.saturating_mul(u64::from(burst)) })
+    }
+
+    /// How much of a bucket is taken; what has no limit any more is worth nothing.
+    fn taken(paces: &[Option<Self>; 4], bucket: &Bucket, now: u64) -> u64 {
+        let kind = usize::try_from(bucket.name & KIND_MASK).expect("two bits");
+        let debt = bucket.full_at.saturating_sub(now);
+        paces[kind].map_or(0, |pace| debt.saturating_mul(PARTS) / pace.depth)
+    }
+
+    fn of(Rate { burst, per_minute }: Rate) -> Option<Self> {
+        Self::new(burst, 60, per_minute)
+    }
+}
+
+/// What the sources of one core have brought lately.
+#[derive(Debug)]
+pub struct Limiter {
+    key: HashKey,
+    exempt: Arc<NetworkList>,
+    /// By [`Kind`]; `None`: there is no limit.
+    paces: [Option<Pace>; 4],
+    /// A power of two of them.
+    sets: Box<[[Bucket; WAYS]]>,
+}
+
+impl Limiter {
+    /// Nobody has brought anything.
+    #[must_use]
+    pub fn new(limits: &Limits, key: HashKey) -> Self {
+        let sets = (limits.memory_bytes / size_of::<[Bucket; WAYS]>()).max(1);
+        let sets = 1 << sets.ilog2();
+        let Limits { peers_per_swarm, peer_ttl_secs, .. } = *limits;
+        Self {
+            key,
+            exempt: limits.exempt.clone(),
+            paces: [
+                Pace::of(limits.new_swarms),
+                Pace::of(limits.new_peers),
+                Pace::new(peers_per_swarm, peer_ttl_secs, peers_per_swarm),
+                Pace::of(limits.connections),
+            ],
+            sets: vec![[Bucket::default(); WAYS]; sets].into(),
+        }
+    }
+
+    /// Whether a newcomer from `ip` may come into a swarm.
+    ///
+    /// # Errors
+    /// What it is told if it may not.
+    pub fn admit(
+        &mut self,
+        now: Seconds,
+        ip: IpAddr,
+        info_hash: &InfoHash,
+        newcomer: Newcomer,
+    ) -> Result<(), Refusal> {
+        if self.exempt.contains(ip) {
+            return Ok(());
+        }
+        if newcomer == Newcomer::Swarm && !self.take(now, ip, Kind::Swarms, None) {
+            return Err(Refusal::TooManyNewSwarms);
+        }
+        if !self.take(now, ip, Kind::Peers, None) {
+            return Err(Refusal::TooManyNewPeers);
+        }
+        // The first of a swarm is the only one there.
+        if newcomer == Newcomer::Peer && !self.take(now, ip, Kind::PeersOfSwarm, Some(info_hash)) {
+            return Err(Refusal::TooManyPeersInSwarm);
+        }
+        Ok(())
+    }
+
+    /// Whether a connection from `ip` may stay.
+    pub fn admit_connection(&mut self, now: Seconds, ip: IpAddr) -> bool {
+        self.exempt.contains(ip) || self.take(now, ip, Kind::Connections, None)
+    }
+
+    /// Takes a token, if there is one.
+    fn take(&mut self, now: Seconds, ip: IpAddr, kind: Kind, swarm: Option<&InfoHash>) -> bool {
+        let Some(Pace { each, depth }) = self.paces[kind as usize] else { return true };
+        let now = u64::from(now.0) * MICROS_PER_SECOND;
+        let name = self.name(ip, kind, swarm);
+        let at = usize::try_from(name >> KIND_MASK.count_ones()).expect("64 bits");
+        let set = &mut self.sets[at & (self.sets.len() - 1)];
+        let paces = &self.paces;
+        let bucket = match set.iter().position(|bucket| bucket.name == name) {
+            Some(at) => &mut set[at],
+            None => {
+                let taken = |bucket: &&mut Bucket| Pace::taken(paces, bucket, now);
+                let least = set.iter_mut().min_by_key(taken).expect("four");
+                *least = Bucket { name, full_at: 0 };
+                least
+            }
+        };
+        let full_at = bucket.full_at.max(now).saturating_add(each);
+        let has_token = full_at - now <= depth;
+        if has_token {
+            bucket.full_at = full_at;
+        }
+        has_token
+    }
+
+    fn name(&self, ip: IpAddr, kind: Kind, swarm: Option<&InfoHash>) -> u64 {
+        let mut sip = SipHasher13::new_with_keys(self.key.0, self.key.1);
+        sip.write_u64(source_key(ip));
+        sip.write_u8(kind as u8);
+        if let Some(info_hash) = swarm {
+            sip.write(&info_hash.0);
+        }
+        sip.finish() & !KIND_MASK | kind as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    const KEY: HashKey = HashKey(1, 2);
+    const SWARM: InfoHash = InfoHash([7; 20]);
+
+    fn source(number: u32) -> IpAddr {
+        Ipv4Addr::from_bits(0xC600_0000 + number).into()
+    }
+
+    fn limits() -> Limits {
+        Limits {
+            new_swarms: Rate { burst: 5, per_minute: 6 },
+            new_peers: Rate { burst: 20, per_minute: 60 },
+            connections: Rate { burst: 3, per_minute: 30 },
+            peers_per_swarm: 4,
+            peer_ttl_secs: 400,
+            memory_bytes: 64 << 10,
+            ..Limits::default()
+        }
+    }
+
+    /// How many of `tries` are admitted.
+    fn count(tries: u32, mut admit: impl FnMut() -> bool) -> u32 {
+        (0..tries).map(|_| u32::from(admit())).sum()
+    }
+
+    #[test]
+    fn a_source_brings_a_burst_and_then_what_its_rate_allows() {
+        let mut limiter = Limiter::new(&limits(), KEY);
+        let mut swarms = |now, ip| {
+            count(50, || limiter.admit(Seconds(now), ip, &SWARM, Newcomer::Swarm).is_ok())
+        };
+        assert_eq!(swarms(100, source(1)), 5);
+        assert_eq!(swarms(100, source(2)), 5, "each has its own");
+        assert_eq!(swarms(109, source(1)), 0, "six a minute are one in ten seconds");
+        assert_eq!(swarms(120, source(1)), 2);
+        assert_eq!(swarms(1_000, source(1)), 5, "no more than the burst is saved");
+        let mut connections = |now, ip| count(50, || limiter.admit_connection(Seconds(now), ip));
+        assert_eq!([100, 101, 102].map(|now| connections(now, source(1))), [3, 0, 1]);
+    }
+
+    #[test]
+    fn each_limit_is_named_when_it_is_reached() {
+        let mut limiter = Limiter::new(&limits(), KEY);
+        let mut admit = |swarm: u8, newcomer| {
+            limiter.admit(Seconds(9), source(1), &InfoHash([swarm; 20]), newcomer)
+        };
+        for _ in 0..4 {
+            assert_eq!(admit(1, Newcomer::Peer), Ok(()));
+        }
+        assert_eq!(admit(1, Newcomer::Peer), Err(Refusal::TooManyPeersInSwarm));
+        for swarm in 2..7 {
+            assert_eq!(admit(swarm, Newcomer::Swarm), Ok(()));
+        }
+        assert_eq!(admit(7, Newcomer::Swarm), Err(Refusal::TooManyNewSwarms));
+        // Four, one in vain and five were tokens of peers too.
+        for swarm in 10..20 {
+            assert_eq!(admit(swarm, Newcomer::Peer), Ok(()), "{swarm}");
+        }
+        assert_eq!(admit(20, Newcomer::Peer), Err(Refusal::TooManyNewPeers));
+    }
+
+    #[test]
+    fn a_network_of_64_bits_is_one_source_and_some_have_no_limits() {
+        let exempt = Arc::new(NetworkList::parse(b"192.0.2.0/24").expect("good"));
+        let mut limiter = Limiter::new(&Limits { exempt, ..limits() }, KEY);
+        let ip = |host: u128, net: u128| Ipv6Addr::from_bits((net << 64) + host).into();
+        let mut host = 0;
+        let mut from = |net| {
+            count(50, || {
+                host += 1;
+                limiter.admit_connection(Seconds(1), ip(host, net))
+            })
+        };
+        assert_eq!((from(0x2001 << 48), from(0x2002 << 48)), (3, 3));
+        let own = "192.0.2.1".parse().expect("an address");
+        assert_eq!(count(50, || limiter.admit_connection(Seconds(1), own)), 50);
+        assert_eq!(
+            count(50, || limiter.admit(Seconds(1), own, &SWARM, Newcomer::Swarm).is_ok()),
+            50
+        );
+    }
+
+    #[test]
+    fn without_limits_everybody_is_admitted() {
+        let mut limiter = Limiter::new(&Limits::default(), KEY);
+        assert_eq!(
+            count(9_999, || limiter.admit(Seconds(0), source(1), &SWARM, Newcomer::Swarm).is_ok()),
+            9_999
+        );
+        assert_eq!(count(9_999, || limiter.admit_connection(Seconds(0), source(1))), 9_999);
+    }
+
+    #[test]
+    fn who_floods_is_remembered_while_others_come_and_go() {
+        // 4,096 buckets, and 100,000 sources that bring one peer each.
+        let mut limiter = Limiter::new(&limits(), KEY);
+        let mut flood = 0;
+        for number in 0..100_000 {
+            let swarm = InfoHash(*b"20 bytes of a hash..");
+            let now = Seconds(10 + number / 10_000);
+            assert_eq!(limiter.admit(now, source(number + 9), &swarm, Newcomer::Peer), Ok(()));
+            flood += u32::from(limiter.admit(now, source(1), &SWARM, Newcomer::Swarm).is_ok());
+        }
+        assert!(flood <= 7, "{flood} in ten seconds");
+    }
+}

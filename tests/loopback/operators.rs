@@ -1,0 +1,266 @@
+//! What operators change while a tracker is at work, and who may.
+
+use std::fmt::Display;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use rustix::process::Signal;
+use serde_json::Value as Json;
+use throng::rng::Rng;
+use throng::wire::id::InfoHash;
+
+use super::client::{Http, Udp, announce_target, leecher, random_hash, seeder, udp_socket};
+use super::process::{PATIENCE, Start, Throng, eventually, start};
+
+const TOKEN: &str = "a-token.of_32~characters+0123456=";
+
+/// Where a request goes in.
+enum Way<'a> {
+    Tcp(&'a Throng),
+    Unix(&'a Path),
+}
+
+/// Asks for something; the status and what the answer says. Fields end in CRLF.
+fn ask(way: &Way<'_>, request: &str, fields: &str, body: &str) -> (u16, Json) {
+    let text = format!(
+        "{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{fields}\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut answer = String::new();
+    match way {
+        Way::Tcp(throng) => {
+            let mut stream = TcpStream::connect(throng.admin).expect("it listens");
+            stream.set_read_timeout(Some(PATIENCE)).expect("an option");
+            stream.write_all(text.as_bytes()).expect("sent");
+            stream.read_to_string(&mut answer).expect("an answer and its end");
+        }
+        Way::Unix(path) => {
+            let mut stream = UnixStream::connect(path).expect("it listens");
+            stream.set_read_timeout(Some(PATIENCE)).expect("an option");
+            stream.write_all(text.as_bytes()).expect("sent");
+            stream.read_to_string(&mut answer).expect("an answer and its end");
+        }
+    }
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let status = head.get(9..12).and_then(|code| code.parse().ok()).expect("a status");
+    (status, serde_json::from_str(body).unwrap_or_else(|_| Json::from(body)))
+}
+
+/// Which of the hashes are served.
+fn served(throng: &Throng, hashes: &[InfoHash]) -> Vec<bool> {
+    let mut connection = Http::connect(throng.http[0]);
+    let target = |hash: &InfoHash| announce_target(&leecher(*hash, 24_000));
+    hashes.iter().map(|hash| connection.get(&target(hash)).failure().is_none()).collect()
+}
+
+fn write_list<T: Display>(path: &Path, entries: &[T]) {
+    let text: String = entries.iter().map(|entry| format!("{entry}\n")).collect();
+    fs::write(path, text).expect("a folder of our own");
+}
+
+#[test]
+fn lists_changed_by_the_api_the_file_and_signals_agree() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (allow, deny) = (folder.path().join("allow"), folder.path().join("deny"));
+    let socket = folder.path().join("admin.sock");
+    let mut rng = Rng::new(43);
+    let hashes = [0; 4].map(|_| random_hash(&mut rng));
+    let name = |at: usize| format!("{:?}", hashes[at]);
+    write_list(&allow, &[name(0), name(1)]);
+    write_list(&deny, &[name(1)]);
+    let settings = [
+        format!("access.allow={}", allow.display()),
+        format!("access.deny={}", deny.display()),
+        format!("admin.listen=127.0.0.1:0,unix:{}", socket.display()),
+    ];
+    let settings = settings.each_ref().map(String::as_str);
+    let Some(throng) = start(&[&["workers=3"], &settings[..]].concat()) else { return };
+    let way = Way::Unix(&socket);
+    let in_force = |expected: [bool; 4]| {
+        eventually("the lists are in force", PATIENCE, || served(&throng, &hashes) == expected);
+        for (list, path) in [("allow", &allow), ("deny", &deny)] {
+            let text = fs::read_to_string(path).expect("it is there");
+            for at in 0..4 {
+                let query = format!("GET /api/v1/lists/{list}?has={}", name(at));
+                let (status, told) = ask(&way, &query, "", "");
+                let listed = text.contains(&name(at));
+                assert_eq!((status, &told["has"]), (200, &Json::from(listed)), "{query}");
+            }
+        }
+    };
+    in_force([true, false, false, false]);
+    let change = |request: &str, body: &str| {
+        let (status, told) = ask(&way, request, "", body);
+        assert_eq!(status, 200, "{request}: {told}");
+        told["entries"].as_u64().expect("a number")
+    };
+    assert_eq!(change("POST /api/v1/lists/allow/add", &format!("{}\n{}", name(2), name(0))), 3);
+    in_force([true, false, true, false]);
+    assert_eq!(change("POST /api/v1/lists/deny/remove", &name(1)), 0);
+    in_force([true, true, true, false]);
+    assert_eq!(change("PUT /api/v1/lists/allow", &format!("# all\n{}", name(3))), 1);
+    in_force([false, false, false, true]);
+    write_list(&allow, &[name(0), name(3)]);
+    assert_eq!(change("POST /api/v1/lists/allow/reload", ""), 2);
+    in_force([true, false, false, true]);
+    write_list(&deny, &[name(3)]);
+    throng.signal(Signal::HUP);
+    in_force([true, false, false, false]);
+    write_list(&allow, &[name(0), name(2)]);
+    throng.signal(Signal::USR1);
+    in_force([true, false, true, false]);
+
+    // What is wrong changes nothing, and is said.
+    for (request, body, status, text) in [
+        ("POST /api/v1/lists/allow/add", "12\n", 400, "what was sent: line 1: an info_hash is 40"),
+        ("PUT /api/v1/lists/deny", "\n\nx", 400, "what was sent: line 3: an info_hash is 40"),
+        ("POST /api/v1/lists/ban/add", "10.0.0.0/8", 404, "access.ban names no file"),
+        ("POST /api/v1/lists/grey/add", "", 404, "the lists are allow, deny and ban"),
+        ("GET /api/v1/lists/allow?has=12", "", 400, "an info_hash is 40 hexadecimal digits"),
+        ("DELETE /api/v1/lists/allow", "", 405, "not with this method"),
+        ("GET /api/v1/list", "", 404, "there is nothing of that name"),
+    ] {
+        let (found, told) = ask(&way, request, "", body);
+        assert_eq!(found, status, "{request}: {told}");
+        assert!(told["error"].as_str().is_some_and(|error| error.contains(text)), "{told}");
+    }
+    in_force([true, false, true, false]);
+    let (_, all) = ask(&way, "GET /api/v1/lists", "", "");
+    let lists = all["lists"].as_array().expect("a list");
+    let names: Vec<_> = lists.iter().map(|list| &list["list"]).collect();
+    assert_eq!(names, ["allow", "deny"]);
+    let files = fs::read_dir(folder.path()).expect("ours").count();
+    assert_eq!(files, 3, "nothing else is left in the folder");
+}
+
+#[test]
+fn a_list_of_networks_bans_at_once() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (ban, socket) = (folder.path().join("ban"), folder.path().join("admin.sock"));
+    write_list(&ban, &["192.0.2.0/24"]);
+    let settings = [
+        format!("access.ban={}", ban.display()),
+        format!("admin.listen=127.0.0.1:0,unix:{}", socket.display()),
+    ];
+    let settings = settings.each_ref().map(String::as_str);
+    let Some(throng) = start(&settings) else { return };
+    let hash = random_hash(&mut Rng::new(44));
+    let client = Udp::connect(throng.udp[0]);
+    client.announce(&leecher(hash, 24_001));
+    let mut open = Http::connect(throng.http[0]);
+    assert_eq!(open.get("/scrape").status, 200);
+    let way = Way::Unix(&socket);
+    let banned = "127.0.0.0/8";
+    assert_eq!(ask(&way, "POST /api/v1/lists/ban/add", "", banned).0, 200);
+    let target = announce_target(&leecher(hash, 24_000));
+    eventually("the ban is in force", PATIENCE, || {
+        open.get(&target).failure().is_some_and(|text| text.contains("banned"))
+    });
+    // No other connection is taken, and no datagram heard, by any worker.
+    eventually("it is counted", PATIENCE, || {
+        drop(TcpStream::connect(throng.http[0]).expect("the kernel takes it"));
+        udp_socket(throng.udp[0]).send(b"anything of more than sixteen bytes").expect("sent");
+        throng.metric_where("drops", "banned") > 8 && throng.metric("http_connections_banned") > 8
+    });
+    let mut stream = TcpStream::connect(throng.http[0]).expect("the kernel takes it");
+    stream.set_read_timeout(Some(PATIENCE)).expect("an option");
+    assert!(matches!(stream.read(&mut [0]), Ok(0)), "it is closed at once");
+    assert_eq!(ask(&way, "POST /api/v1/lists/ban/remove", "", banned).0, 200);
+    eventually("the ban is lifted", PATIENCE, || open.get(&target).failure().is_none());
+    assert_eq!(client.announce(&leecher(hash, 24_001)).leechers, 2);
+}
+
+#[test]
+fn a_swarm_is_looked_into_and_forgotten() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("token");
+    fs::write(&file, format!("{TOKEN}\n# the rest is no secret\n")).expect("ours");
+    let setting = format!("admin.token_file={}", file.display());
+    let Some(throng) = start(&["workers=3", &setting]) else { return };
+    let mut rng = Rng::new(45);
+    let (way, bearer) = (Way::Tcp(&throng), format!("Authorization: Bearer {TOKEN}\r\n"));
+    for hash in [0; 6].map(|_| random_hash(&mut rng)) {
+        let client = Udp::connect(throng.udp[0]);
+        client.announce(&leecher(hash, 24_010));
+        client.announce(&seeder(hash, 24_011));
+        let swarm = format!("/api/v1/swarms/{hash:?}");
+        let peers = format!("GET {swarm}/peers");
+        let (status, told) = ask(&way, &peers, &bearer, "");
+        assert_eq!((status, &told["total"]), (200, &2.into()), "{told}");
+        let listed = told["peers"].as_array().expect("a list");
+        let address = |peer: &Json| peer["address"].as_str().map(str::to_owned);
+        let mut addresses: Vec<_> = listed.iter().filter_map(address).collect();
+        addresses.sort_unstable();
+        assert_eq!(addresses, ["127.0.0.1:24010", "127.0.0.1:24011"]);
+        let one = ask(&way, &format!("{peers}?from=1&limit=1"), &bearer, "").1;
+        assert_eq!(one["peers"], Json::from(vec![listed[1].clone()]));
+        for (request, fields, status) in [
+            (peers.clone(), "", 401),
+            (format!("DELETE {swarm}"), "Authorization: Bearer wrong\r\n", 401),
+            (format!("DELETE {swarm}"), &bearer, 200),
+            (format!("DELETE {swarm}"), &bearer, 404),
+            (peers.clone(), &bearer, 404),
+        ] {
+            let (found, told) = ask(&way, &request, fields, "");
+            assert_eq!(found, status, "{request}: {told}");
+            assert!(status != 200 || told["peers"] == 2, "{told}");
+        }
+        assert_eq!(client.announce(&leecher(hash, 24_012)).leechers, 1);
+    }
+}
+
+#[test]
+fn only_a_token_or_the_socket_opens_what_is_not_for_everybody() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let socket = folder.path().join("admin.sock");
+    // What a tracker that was killed leaves behind.
+    drop(std::os::unix::net::UnixListener::bind(&socket).expect("a folder of our own"));
+    let listen = format!("admin.listen=127.0.0.1:0,unix:{}", socket.display());
+    let Some(mut throng) = start(&[&listen]) else { return };
+    let mode = fs::metadata(&socket).expect("it listens").permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    let change = "PUT /api/v1/log";
+    let (status, told) = ask(&Way::Tcp(&throng), change, "", "debug");
+    assert_eq!(status, 403, "{told}");
+    assert_eq!(ask(&Way::Tcp(&throng), "GET /api/v1/log", "", "").1["level"], "info");
+    let page = "Origin: https://example.org\r\n";
+    assert_eq!(ask(&Way::Unix(&socket), change, page, "debug").0, 403);
+    let (status, told) = ask(&Way::Unix(&socket), change, "", "x=loud");
+    assert_eq!(status, 400, "{told}");
+    assert_eq!(ask(&Way::Unix(&socket), change, "", "debug\n").1["level"], "debug");
+    assert_eq!(ask(&Way::Tcp(&throng), "GET /api/v1/log", "", "").1["level"], "debug");
+    for page in ["/health", "/ready"] {
+        assert_eq!(ask(&Way::Tcp(&throng), &format!("GET {page}"), "", "").0, 200);
+    }
+    // A second one does not take the socket of one that runs.
+    let setting = format!("admin.listen=unix:{}", socket.display());
+    let mut second = Start { settings: &[&setting], ..Start::default() }.spawn();
+    assert_eq!(second.wait(PATIENCE).code(), Some(98));
+    assert_eq!(ask(&Way::Unix(&socket), "GET /health", "", "").0, 200);
+    throng.signal(Signal::TERM);
+    assert!(throng.wait(PATIENCE).success());
+    assert!(!socket.exists(), "it takes its socket away");
+}
+
+#[test]
+fn others_are_not_let_in_without_a_token() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("token");
+    fs::write(&file, "short\n").expect("ours");
+    let setting = format!("admin.token_file={}", file.display());
+    for settings in [
+        vec!["admin.listen=0.0.0.0:0"],
+        vec!["admin.token_file=/nonexistent/token"],
+        vec![setting.as_str()],
+    ] {
+        let mut throng = Start { settings: &settings, ..Start::default() }.spawn();
+        assert_eq!(throng.wait(PATIENCE).code(), Some(78), "{settings:?}");
+        assert_eq!(throng.logged("token"), 1, "{:?}", throng.log());
+        assert_eq!(throng.logged("short"), 0);
+    }
+}
