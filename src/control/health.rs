@@ -65,7 +65,7 @@ impl View<'_> {
 /// Everything that is not as it should be, the worst first.
 #[must_use]
 pub fn findings(view: &View<'_>) -> Vec<Finding> {
-    let checks: [fn(&View<'_>) -> Option<Finding>; 14] = [
+    let checks: [fn(&View<'_>) -> Option<Finding>; 16] = [
         kernel_drops,
         busy,
         uneven,
@@ -80,6 +80,8 @@ pub fn findings(view: &View<'_>) -> Vec<Finding> {
         strange_ids,
         proxies,
         refused_torrents,
+        limited,
+        banned,
     ];
     let mut found: Vec<Finding> = checks.iter().filter_map(|check| check(view)).collect();
     found.sort_by_key(|finding| std::cmp::Reverse(finding.level));
@@ -290,6 +292,49 @@ fn refused_torrents(view: &View<'_>) -> Option<Finding> {
     })
 }
 
+/// Addresses that bring more than they may.
+fn limited(view: &View<'_>) -> Option<Finding> {
+    const NAMES: [(Refusal, &str); 3] = [
+        (Refusal::TooManyNewSwarms, "new swarm"),
+        (Refusal::TooManyNewPeers, "new peer"),
+        (Refusal::TooManyPeersInSwarm, "further peer of an address in its swarm"),
+    ];
+    let refused = |refusal: Refusal| view.grew(|counters| counters.refusals[refusal.index()]);
+    let announces: u64 = NAMES.iter().map(|&(refusal, _)| refused(refusal)).sum();
+    let connections = view.grew(|counters| counters.http_connections_limited[0]);
+    (announces + connections > FEW).then(|| {
+        let parts = NAMES.iter().map(|&(refusal, noun)| (refused(refusal), noun));
+        let parts = parts.chain([(connections, "connection")]).filter(|&(count, _)| count > 0);
+        let parts: Vec<String> = parts.map(|(count, noun)| many(count, noun)).collect();
+        let detail = format!(
+            "Some addresses brought more than they may in the last minute: {} refused.",
+            parts.join(", "),
+        );
+        let remedy = "That is what the limits are for, and others are served. If those are many \
+                      people behind one address, raise limits.*; if they are an attack that goes \
+                      on, put their networks into access.ban.";
+        Finding::new(Level::Warning, "limits", detail, remedy.to_owned())
+    })
+}
+
+/// Banned networks that send more than all others.
+fn banned(view: &View<'_>) -> Option<Finding> {
+    let dropped = view.dropped(DropReason::Banned)
+        + view.grew(|counters| {
+            counters.http_connections_banned[0] + counters.refusals[Refusal::Banned.index()]
+        });
+    let served = view.grew(|counters| counters.replies.iter().sum());
+    (dropped > FEW && dropped > served).then(|| {
+        let detail = format!(
+            "{} came from banned networks in the last minute, more than were answered.",
+            many(dropped, "request"),
+        );
+        let remedy = "A firewall drops them for less: nft add rule inet filter input ip saddr \
+                      192.0.2.0/24 drop, with the network that sends them.";
+        Finding::new(Level::Warning, "banned networks", detail, remedy.to_owned())
+    })
+}
+
 /// A number and what there are so many of.
 fn many(count: u64, noun: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
@@ -360,7 +405,7 @@ mod tests {
     #[test]
     fn each_thing_that_is_wrong_is_named() {
         type Change = fn(&mut Counters, &mut Reading);
-        let cases: [(&str, Change); 11] = [
+        let cases: [(&str, Change); 15] = [
             ("receive buffer", |_, kernel| {
                 kernel.sockets[0] = Some(Socket { drops: FEW + 1, waiting_bytes: 0 });
                 kernel.udp_buffer_errors[0] = Some(FEW + 1);
@@ -377,6 +422,13 @@ mod tests {
                 counters.requests[1] = 4 * FEW;
             }),
             ("proxy", |counters, _| counters.http_proxy_headers_refused = [2]),
+            ("limits", |c, _| c.refusals[Refusal::TooManyNewSwarms.index()] = FEW + 1),
+            ("limits", |counters, _| counters.http_connections_limited = [FEW + 1]),
+            ("banned networks", |counters, _| {
+                counters.drops[DropReason::Banned.index()] = FEW + 1;
+                counters.replies[1] = FEW;
+            }),
+            ("banned networks", |counters, _| counters.http_connections_banned = [FEW + 1]),
             ("access list", |counters, _| {
                 counters.refusals[Refusal::NotAllowed.index()] = FEW + 1;
                 // As many connection ids as announces, as over UDP.
@@ -407,6 +459,8 @@ mod tests {
             counters.refusals[Refusal::NotAllowed.index()] = FEW;
             counters.udp_send_errors = [FEW];
             counters.refusals[Refusal::Busy.index()] = FEW;
+            counters.refusals[Refusal::TooManyNewPeers.index()] = FEW;
+            counters.http_connections_banned = [FEW];
         };
         assert_eq!(titles(quiet, few), []);
         let share = |counters: &mut Counters, _: &mut Reading| {

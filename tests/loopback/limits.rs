@@ -2,15 +2,16 @@
 //! others are served meanwhile.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 use throng::rng::Rng;
 use throng::wire::announce::{Announce, NumWant};
+use throng::wire::id::InfoHash;
 
-use super::client::{Http, Udp, announce_target, get, leecher, random_hash};
+use super::client::{Http, Udp, announce_target, connect, get, leecher, random_hash};
 use super::process::{PATIENCE, Start, Throng, eventually, start};
 
 /// Whether the other side has ended the connection; what it sends is read and forgotten.
@@ -245,4 +246,101 @@ fn no_more_connections_than_configured_are_open() {
     let Some(throng) = start(&["http.max_connections=10"]) else { return };
     withstands(&throng, 2, 100, 10);
     eventually("the gauge falls", PATIENCE, || throng.metric("http_connections") <= 10);
+}
+
+/// Asks for a connection id from an address of this machine.
+fn connect_from(ip: Ipv4Addr, target: SocketAddr) -> Udp {
+    let socket = UdpSocket::bind((ip, 0)).expect("all of 127.0.0.0/8 is ours");
+    socket.connect(target).expect("loopback");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let id = connect(&socket);
+    Udp { socket, id }
+}
+
+#[test]
+fn a_flood_from_ten_thousand_addresses_is_bounded_and_others_are_served() {
+    const SOURCES: u32 = 10_000;
+    const BURST: u32 = 5;
+    const TRIES: u32 = 8;
+    let settings = [
+        "workers=1",
+        "swarm.memory=16MiB",
+        "limits.exempt=",
+        "limits.new_swarms_burst=5",
+        "limits.new_swarms_per_minute=1",
+    ];
+    let Some(throng) = start(&settings) else { return };
+    let (target, mut rng) = (throng.udp[0], Rng::new(46));
+    let good: Vec<(InfoHash, [Udp; 2])> = (1..=50)
+        .map(|at| {
+            let ip = |host| Ipv4Addr::new(127, 200, host, at);
+            (random_hash(&mut rng), [1, 2].map(|host| connect_from(ip(host), target)))
+        })
+        .collect();
+    let announce_all = || {
+        for (hash, pair) in &good {
+            for (client, port) in pair.iter().zip([25_001, 25_002]) {
+                client.announce(&leecher(*hash, port));
+            }
+            // Each is still given the other.
+            let answer = pair[0].announce(&leecher(*hash, 25_001));
+            assert_eq!((answer.leechers, answer.peers.len()), (2, 1));
+        }
+    };
+    announce_all();
+    let refused_before = throng.metric_where("refusals", "new_swarms");
+    for source in 0..SOURCES {
+        let client = connect_from(Ipv4Addr::from_bits(0x7F01_0000 + source), target);
+        for _ in 0..TRIES {
+            client.send_announce(source, &leecher(random_hash(&mut rng), 25_000));
+            let mut answer = [0; 512];
+            client.socket.recv(&mut answer).expect("an answer or a refusal");
+        }
+        if source % 2_000 == 0 {
+            announce_all();
+        }
+    }
+    announce_all();
+    eventually("each source was refused what is above its burst", PATIENCE, || {
+        let refused = throng.metric_where("refusals", "new_swarms") - refused_before;
+        refused == u64::from(SOURCES * (TRIES - BURST))
+    });
+    let findings = throng.admin("/api/v1/findings");
+    assert!(findings.contains("new swarms refused"), "{findings}");
+    let (held, budget) = (throng.metric("store_bytes"), throng.metric("store_budget_bytes"));
+    assert!(held <= budget, "{held} bytes");
+}
+
+#[test]
+fn an_address_opens_connections_no_faster_than_it_may() {
+    let settings = [
+        "workers=1",
+        "limits.exempt=127.0.0.2/32",
+        "limits.connections_burst=20",
+        "limits.connections_per_minute=60",
+    ];
+    let Some(throng) = start(&settings) else { return };
+    let open_from = |host: u8, count: usize| {
+        let is_open = |_: &usize| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            let from = SocketAddr::from(([127, 0, 0, host], 0));
+            socket.bind(&from.into()).expect("all of 127.0.0.0/8 is ours");
+            socket.connect(&throng.http[0].into()).expect("the kernel takes it");
+            let mut stream = TcpStream::from(socket);
+            stream.set_read_timeout(Some(PATIENCE)).expect("an option");
+            // It may be reset before this is sent.
+            let _ = stream.write_all(b"GET /scrape HTTP/1.1\r\nConnection: close\r\n\r\n");
+            stream.read(&mut [0; 16]).is_ok_and(|len| len > 0)
+        };
+        (0..count).filter(is_open).count()
+    };
+    let open = open_from(3, 60);
+    assert!((20..=30).contains(&open), "{open}: a burst, and one a second");
+    assert_eq!((open_from(2, 60), open_from(4, 5)), (60, 5));
+    let limited = u64::try_from(60 - open).expect("not more than were tried");
+    eventually("they are counted", PATIENCE, || {
+        throng.metric("http_connections_limited") == limited
+    });
+    thread::sleep(Duration::from_secs(3));
+    assert!(open_from(3, 3) >= 2, "tokens come back");
 }

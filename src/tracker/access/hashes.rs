@@ -33,20 +33,43 @@ impl HashList {
     /// # Panics
     /// If they are more than 2^32 - 1.
     #[must_use]
-    pub fn new(mut hashes: Vec<InfoHash>) -> Self {
+    pub fn new(hashes: Vec<InfoHash>) -> Self {
         assert!(hashes.len() <= HASHES_MAX, "more hashes than can be counted");
-        hashes.sort_unstable();
-        hashes.dedup();
         let shift = u64::BITS - hashes.len().max(2).ilog2();
-        let mut starts = Vec::with_capacity((1 << (u64::BITS - shift)) + 1);
-        for (index, hash) in (0..).zip(&hashes) {
-            while starts.len() <= leading(hash, shift) {
-                starts.push(index);
-            }
+        let values = 1 << (u64::BITS - shift);
+        // Each goes where its leading bits say: then only a few have to be compared. For millions
+        // that takes a quarter of the time of a sort.
+        let mut starts = vec![0_u32; values + 1];
+        for hash in &hashes {
+            starts[leading(hash, shift) + 1] += 1;
         }
-        let end = u32::try_from(hashes.len()).expect("as just said");
-        starts.resize((1 << (u64::BITS - shift)) + 1, end);
-        Self { hashes: hashes.into(), starts: starts.into(), shift }
+        for value in 0..values {
+            starts[value + 1] += starts[value];
+        }
+        let mut next = starts.clone();
+        let mut sorted = vec![InfoHash([0; 20]); hashes.len()];
+        for hash in hashes {
+            let next = &mut next[leading(&hash, shift)];
+            sorted[*next as usize] = hash;
+            *next += 1;
+        }
+        let (mut from, mut kept) = (0, 0);
+        for value in 0..values {
+            let end = starts[value + 1] as usize;
+            starts[value] = u32::try_from(kept).expect("as just said");
+            sorted[from..end].sort_unstable();
+            for at in from..end {
+                // Those that are equal have the same leading bits.
+                if at == from || sorted[at] != sorted[kept - 1] {
+                    sorted[kept] = sorted[at];
+                    kept += 1;
+                }
+            }
+            from = end;
+        }
+        starts[values] = u32::try_from(kept).expect("as just said");
+        sorted.truncate(kept);
+        Self { hashes: sorted.into(), starts: starts.into(), shift }
     }
 
     /// Reads a list: one info_hash in 40 hexadecimal digits a line, with what [`lines`] tolerates;
