@@ -1,7 +1,7 @@
 //! `throng top`: a tracker at work, in a terminal.
 //!
-//! One thread listens to the tracker's admin listener ([`source`]) and sends what it hears; the
-//! calling thread keeps what was said last ([`Screen`]), draws it ([`view`]) and looks at the keys.
+//! One thread listens to the tracker's admin listener (`source`) and sends what it hears; the
+//! calling thread keeps what was said last (`Screen`), draws it (`view`) and looks at the keys.
 //! Nothing is asked of the tracker that the dashboard does not ask.
 
 mod source;

@@ -11,9 +11,10 @@ use std::path::Path;
 use rustix::process::Signal;
 use serde_json::Value as Json;
 use throng::rng::Rng;
-use throng::wire::id::InfoHash;
+use throng::wire::announce::Announce;
+use throng::wire::id::{InfoHash, PeerId};
 
-use super::client::{Http, Udp, announce_target, leecher, random_hash, seeder, udp_socket};
+use super::client::{Http, Udp, announce_target, get, leecher, random_hash, seeder, udp_socket};
 use super::process::{PATIENCE, Start, Throng, eventually, start};
 
 const TOKEN: &str = "a-token.of_32~characters+0123456=";
@@ -263,4 +264,45 @@ fn others_are_not_let_in_without_a_token() {
         assert_eq!(throng.logged("token"), 1, "{:?}", throng.log());
         assert_eq!(throng.logged("short"), 0);
     }
+}
+
+#[test]
+fn what_peers_send_is_never_a_line_of_the_log_nor_a_series() {
+    const MARKER: &str = "2026-01-01T00:00:00Z ERROR forged";
+    let Some(throng) = start(&["workers=2", "log.level=trace"]) else { return };
+    let series = || throng.admin("/metrics").lines().filter(|line| !line.starts_with('#')).count();
+    // After the first second everything is there that will ever be.
+    eventually("a sample has been taken", PATIENCE, || {
+        throng.admin("/metrics").contains("hottest_worker_ratio ")
+    });
+    let before = series();
+    let mut rng = Rng::new(47);
+    let escaped: String =
+        format!("\n{MARKER}\u{1B}[31m").bytes().map(|byte| format!("%{byte:02x}")).collect();
+    for n in 0..2_000_u16 {
+        // Peer ids of clients that nobody knows.
+        let name = rng.next_u64().to_be_bytes();
+        let peer_id = PeerId(std::array::from_fn(|at| name[at % 8]));
+        let announce = Announce { peer_id, ..leecher(random_hash(&mut rng), 26_000 + n) };
+        Http::connect(throng.http[0]).send(&get(&announce_target(&announce)));
+    }
+    for request in [
+        format!("GET /announce?info_hash={escaped}&peer_id={escaped}&port=1 HTTP/1.1\r\n\r\n"),
+        format!("GET /{escaped} HTTP/1.1\r\n{MARKER}: {MARKER}\r\n\r\n"),
+        format!("{MARKER}\r\n\r\n"),
+        format!("GET /{} HTTP/1.1\r\n\r\n", MARKER.repeat(1 << 15)),
+        format!("GET / HTTP/1.1\r\nUpgrade: {MARKER}\r\nConnection: Upgrade\r\n\r\n"),
+    ] {
+        let mut stream = TcpStream::connect(throng.http[0]).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("an option");
+        // It may be closed before the end of what is too long.
+        let _ = stream.write_all(request.as_bytes());
+        let _ = stream.read(&mut [0; 512]);
+        let socket = udp_socket(throng.udp[0]);
+        socket.send(&request.as_bytes()[..request.len().min(1_200)]).expect("sent");
+    }
+    eventually("all has been looked at", PATIENCE, || throng.metric("refusals") >= 4);
+    let forged = |line: &&String| line.contains("forged") || line.contains('\u{1B}');
+    assert_eq!(throng.log().iter().find(forged), None);
+    assert_eq!(series(), before);
 }
