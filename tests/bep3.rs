@@ -648,7 +648,6 @@ fn provoke_refusal(refusal: Refusal) -> Option<(World, Response)> {
                 new_swarms: if refusal == Refusal::TooManyNewSwarms { one } else { Rate::ANY },
                 new_peers: if refusal == Refusal::TooManyNewPeers { one } else { Rate::ANY },
                 peers_per_swarm: u32::from(refusal == Refusal::TooManyPeersInSwarm),
-                peer_ttl_secs: TTL,
                 ..Limits::default()
             };
             world = World::with(Options { cores: 2, limits, ..Options::default() });

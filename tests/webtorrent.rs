@@ -1106,6 +1106,24 @@ fn access_lists_apply_to_announces_and_scrapes() {
 }
 
 #[test]
+fn a_ban_holds_for_connections_that_are_open() {
+    for (cores, owner, core, _) in PLACES {
+        let mut world = World::with(Options { cores, ..Options::default() });
+        let (hash, web) = (world.hash_of(owner, 0), world.web_open(core));
+        assert_eq!(world.web_announce(web, &says(hash, peer(1))), (0, 1));
+        world.set_access(&ban("0.0.0.0/0\n::/0"));
+        let reply = world.reply(web, &says(hash, peer(2)).offers(["x"]).text());
+        let reason = reply.object.get("failure reason").and_then(Json::as_str);
+        assert_eq!(reason, Some(Refusal::Banned.text()));
+        assert_eq!(world.refused(Refusal::Banned), 1);
+        world.set_access(&Access::default());
+        assert_eq!(world.everybody(hash), [0, 0, 1]);
+        world.web_close(web);
+        assert_eq!(world.everybody(hash), [0, 0, 0]);
+    }
+}
+
+#[test]
 fn a_peer_leaves_a_swarm_that_is_not_allowed_any_more() {
     for polite in [false, true] {
         let policy = Policy { polite_refusal: polite, ..policy() };

@@ -370,7 +370,10 @@ fn token_file(path: &Path, mode: &io::Result<u32>) -> Finding {
             Level::Warning,
             title,
             format!("{path} has mode {:03o}: others than its owner may use it.", mode & 0o777),
-            format!("`chmod 600 {path}`; the tracker's user has to be its owner."),
+            format!(
+                "`chmod 600 {path}`, with the tracker's user as its owner; or let systemd hand it \
+                 over: LoadCredential=token:{path}."
+            ),
         ),
         Err(error) => Finding::new(
             Level::Problem,

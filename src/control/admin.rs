@@ -10,6 +10,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path as FilePath;
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -19,7 +21,12 @@ use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
+use axum::serve::Listener;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use tokio_stream::wrappers::WatchStream;
 use tokio_stream::{Stream, StreamExt};
 use tracing::info;
@@ -32,6 +39,10 @@ use super::{State, dashboard, stats};
 use crate::swarm::LARGEST;
 use crate::tracker::access::hashes::parse_hex;
 
+/// Connections open at once, events that somebody listens to among them.
+const CONNECTIONS_MAX: usize = 256;
+/// How long a request may take to come.
+const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// What most answers are.
 const JSON: &str = "application/json";
 /// Bytes of a list that takes another's place: ten million hashes. Of any other body.
@@ -93,21 +104,41 @@ pub fn bind_unix(path: &FilePath) -> io::Result<Bound> {
 /// # Errors
 /// If a listener cannot be handed to the executor.
 pub fn spawn(listeners: Vec<Bound>, token: Option<&Token>, state: &State) -> io::Result<()> {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     for listener in listeners {
+        let room = room.clone();
         match listener {
             Bound::Tcp(listener) => {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
                 let router = router(state.clone(), Door::Tcp(token.cloned()));
-                tokio::spawn(async move { axum::serve(listener, router).await });
+                tokio::spawn(serve(listener, router, room));
             }
             Bound::Unix(listener) => {
                 let listener = tokio::net::UnixListener::from_std(listener)?;
                 let router = router(state.clone(), Door::Unix);
-                tokio::spawn(async move { axum::serve(listener, router).await });
+                tokio::spawn(serve(listener, router, room));
             }
         }
     }
     Ok(())
+}
+
+/// Serves the connections of a listener. Whoever does not say what it wants is not waited for, and
+/// there are no more at once than there is room for: their descriptors are the peers', too.
+async fn serve<L: Listener>(mut listener: L, router: Router, room: Arc<Semaphore>) {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
+    loop {
+        let Ok(place) = room.clone().acquire_owned().await else { return };
+        let (stream, _) = listener.accept().await;
+        let service = TowerToHyperService::new(router.clone());
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        tokio::spawn(async move {
+            // Whoever goes in the middle has its reasons.
+            let _ = connection.await;
+            drop(place);
+        });
+    }
 }
 
 fn router(state: State, door: Door) -> Router {

@@ -317,16 +317,16 @@ fn limited(view: &View<'_>) -> Option<Finding> {
     })
 }
 
-/// Banned networks that send more than all others.
+/// Banned networks that send much.
 fn banned(view: &View<'_>) -> Option<Finding> {
     let dropped = view.dropped(DropReason::Banned)
         + view.grew(|counters| {
             counters.http_connections_banned[0] + counters.refusals[Refusal::Banned.index()]
         });
     let served = view.grew(|counters| counters.replies.iter().sum());
-    (dropped > FEW && dropped > served).then(|| {
+    (dropped > FEW && dropped > served / 100).then(|| {
         let detail = format!(
-            "{} came from banned networks in the last minute, more than were answered.",
+            "{} from banned networks were dropped in the last minute.",
             many(dropped, "request"),
         );
         let remedy = "A firewall drops them for less: nft add rule inet filter input ip saddr \

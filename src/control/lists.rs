@@ -11,6 +11,7 @@ use std::fmt::{self, Display};
 use std::fs::{self, File};
 use std::hash::Hash;
 use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +23,9 @@ use crate::tracker::access::hashes::{HashList, parse_hex};
 use crate::tracker::access::networks::{NetworkList, parse_network};
 use crate::tracker::access::{Access, BadLine, content, lines};
 use crate::wire::id::InfoHash;
+
+/// What some editors put before the first line.
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// A list.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
@@ -243,6 +247,11 @@ impl Inner {
         let Some(path) = self.files[name as usize].clone() else {
             return Err(ListError::NoFile { name });
         };
+        let failed = |source| ListError::File { name, path: path.clone(), source };
+        let before = match &change {
+            Change::Add(_) | Change::Remove(_) => mark(&path).map_err(failed)?,
+            Change::Reload | Change::Replace(_) => None,
+        };
         let (text, parsed) = match change {
             Change::Reload => (None, parse_file(name, &path, &read_file(name, &path)?)?),
             Change::Replace(text) => {
@@ -253,11 +262,7 @@ impl Inner {
             Change::Remove(sent) => edited(name, &path, &sent, Edit::Remove)?,
         };
         if let Some(text) = text {
-            replace_file(&path, &text).map_err(|source| ListError::File {
-                name,
-                path: path.clone(),
-                source,
-            })?;
+            replace_file(&path, &text, before).map_err(failed)?;
         }
         let old = put(&mut self.access, name, parsed);
         (self.publish)(&self.access);
@@ -349,6 +354,10 @@ fn edit_text<T: Copy + Eq + Hash, D: Display>(
     parse: impl Fn(&[u8]) -> Option<T>,
     show: impl Fn(T) -> D,
 ) -> Vec<u8> {
+    // It belongs to no line, and nobody misses it.
+    if text.starts_with(BYTE_ORDER_MARK) {
+        text.drain(..BYTE_ORDER_MARK.len());
+    }
     let wanted: HashSet<T> = entries.iter().copied().collect();
     let entry = |line: &[u8]| parse(content(line)).filter(|entry| wanted.contains(entry));
     match edit {
@@ -383,30 +392,43 @@ impl Display for Hex {
 }
 
 /// Puts `text` in the place of a file, in one step: whoever reads it reads all of the old one or
-/// all of the new one, whatever happens. Links are followed, permissions stay.
-fn replace_file(path: &Path, text: &[u8]) -> io::Result<()> {
+/// all of the new one, whatever happens. Links are followed; permissions stay, and the owner, if we
+/// may give files away. `read`: what the file was when it was read, if it was; if somebody else has
+/// changed it since then, theirs stays.
+fn replace_file(path: &Path, text: &[u8], read: Option<Mark>) -> io::Result<()> {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
-    let mut name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?.to_owned();
-    name.push(".new");
-    let beside = folder.join(name);
+    let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?.to_string_lossy();
+    let beside = folder.join(format!(".{name}.throng-{}", std::process::id()));
+    let mut file = File::create_new(&beside)?;
     let written = (|| {
-        let mut file = File::create(&beside)?;
         if let Ok(old) = fs::metadata(&path) {
             file.set_permissions(old.permissions())?;
+            let _ = fchown(&file, Some(old.uid()), Some(old.gid()));
         }
         file.write_all(text)?;
         file.sync_all()?;
-        fs::rename(&beside, &path)?;
-        // The name is safe once its folder is.
-        File::open(folder)?.sync_all()
+        if read.is_some() && mark(&path)? != read {
+            return Err(io::Error::other("somebody else has changed it meanwhile"));
+        }
+        fs::rename(&beside, &path)
     })();
-    if written.is_err() {
+    match written {
+        // The name is safe once its folder is; not every file system can say so.
+        Ok(()) => drop(File::open(folder).and_then(|folder| folder.sync_all())),
         // What is left of it would only surprise.
-        let _ = fs::remove_file(&beside);
+        Err(_) => drop(fs::remove_file(&beside)),
     }
     written
+}
+
+/// Which file it is, and when it was changed last.
+type Mark = (u64, u64, i64, i64);
+
+fn mark(path: &Path) -> io::Result<Option<Mark>> {
+    let file = fs::metadata(path)?;
+    Ok(Some((file.dev(), file.ino(), file.mtime(), file.mtime_nsec())))
 }
 
 #[cfg(test)]
@@ -494,6 +516,10 @@ mod tests {
         change(Change::Remove(b"192.0.2.0/24\n198.51.100.7".to_vec()));
         assert_eq!(fixture.text("ban"), "2001:db8::/32\n");
         assert!(!has("192.0.2.7") && fixture.agrees());
+        // Whatever stands behind the length, it is the same network.
+        change(Change::Add(b"192.0.2.7/24".to_vec()));
+        change(Change::Remove(b"192.0.2.0/24".to_vec()));
+        assert_eq!(fixture.text("ban"), "2001:db8::/32\n");
     }
 
     #[test]
@@ -539,6 +565,43 @@ mod tests {
         let mode = fs::metadata(&path).expect("it is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(fs::read_dir(fixture.folder.path()).expect("ours").count(), 3);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_replaced_stays_and_so_does_the_list() {
+        let fixture = fixture();
+        let (folder, before) = (fixture.folder.path(), fixture.text("allow"));
+        let beside = folder.join(format!(".allow.throng-{}", std::process::id()));
+        fs::create_dir(&beside).expect("ours");
+        let change = |change| fixture.lists.change(Name::Allow, change);
+        for change_ in [Change::Add, Change::Replace] {
+            let error = change(change_(hash('b').into())).expect_err("there is something else");
+            assert!(!error.is_of_request(), "{error}");
+        }
+        assert_eq!((fixture.text("allow"), fixture.allowed()), (before, [true, false, false]));
+        assert_eq!(fixture.published.load(Ordering::Relaxed), 0);
+        fs::remove_dir(&beside).expect("it is empty");
+        // One that somebody changes meanwhile stays as they want it.
+        let path = folder.join("allow");
+        let read = mark(&path).expect("it is there");
+        fs::write(folder.join("other"), hash('c')).expect("ours");
+        fs::rename(folder.join("other"), &path).expect("ours");
+        let error = replace_file(&path, b"", read).expect_err("it has changed");
+        assert!(error.to_string().contains("somebody else"), "{error}");
+        assert_eq!(fixture.text("allow"), hash('c'));
+        assert_eq!(fs::read_dir(folder).expect("ours").count(), 2, "nothing is left behind");
+    }
+
+    #[test]
+    fn a_byte_order_mark_belongs_to_no_line() {
+        let fixture = fixture();
+        let text = format!("\u{FEFF}{}\r\n{}\r\n", hash('a'), hash('b'));
+        fs::write(fixture.folder.path().join("allow"), text).expect("ours");
+        let change = |change| fixture.lists.change(Name::Allow, change).expect("it is right");
+        assert_eq!(change(Change::Add(hash('a').into())).entries, 2);
+        assert_eq!(fixture.text("allow"), format!("{}\r\n{}\r\n", hash('a'), hash('b')));
+        assert_eq!(change(Change::Remove(hash('a').into())).entries, 1);
+        assert_eq!(fixture.allowed(), [false, true, false]);
     }
 
     #[test]

@@ -141,7 +141,6 @@ impl State {
 
     /// Takes a sample. Call it every second.
     pub fn sample(&self) {
-        self.lists.tidy();
         let now = Moment {
             at: self.started.elapsed(),
             workers: counters(&self.published),

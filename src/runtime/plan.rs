@@ -112,7 +112,6 @@ fn limits(config: &Config, workers: usize) -> Limits {
         connections: rate(limits.connections_burst, limits.connections_per_minute),
         // A swarm is on one of them.
         peers_per_swarm: limits.peers_per_swarm,
-        peer_ttl_secs: config.swarm.peer_ttl.as_secs(),
         exempt: Arc::new(NetworkList::new(&limits.exempt)),
         memory_bytes: usize::try_from(memory).unwrap_or(usize::MAX),
     }

@@ -57,6 +57,7 @@ impl Supervision {
             loop {
                 tokio::select! {
                     _ = every_second.tick() => {
+                        lists.tidy();
                         if is_watched {
                             state.sample();
                         }

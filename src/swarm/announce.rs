@@ -2,17 +2,72 @@
 
 use std::convert::Infallible;
 
-use super::peers::{News, Refresh, Refreshed, Renewed};
+use super::peers::{News, Refresh, Refreshed, Renewed, choose};
 use super::slab::Block;
 use super::swarms::SwarmHandle;
 use super::warm::Hint;
 use super::{Announced, Arrival, Asker, CAME_BACK_SECS, Counts, Newcomer, SwarmStore};
 use crate::time::Seconds;
+use crate::wire::addr::Family;
+
+/// Peers that are looked at in a swarm that has more of them: so many pieces, and of each so many.
+/// What one source has brought lies together, as it came: many short pieces find it.
+const PIECES: u32 = 64;
+const PIECE: u32 = 64;
+
+/// Who is in a swarm already that a newcomer comes to.
+#[derive(Debug)]
+pub struct Company<'a> {
+    store: &'a SwarmStore,
+    swarm: Option<Block>,
+    arrival: &'a Arrival,
+    chance: u64,
+}
+
+impl Company<'_> {
+    /// Peers of the newcomer's own source, an IPv4 address or an IPv6 /64: all of them, or what a
+    /// look at 4,096 of a larger swarm says.
+    #[must_use]
+    pub fn of_source(&self) -> u32 {
+        let Arrival { endpoint, scope, .. } = self.arrival;
+        let (family, lists) = (endpoint.family(), &self.store.swarms.lists);
+        let list = self.swarm.and_then(|swarm| self.store.swarms.list(swarm, family, *scope));
+        let Some(list) = list else { return 0 };
+        let column = lists.endpoints(list);
+        let (stride, prefix) = match family {
+            Family::V4 => (family.endpoint_bytes(), 4),
+            Family::V6 => (family.endpoint_bytes(), 8),
+        };
+        let source = &endpoint.as_bytes()[..prefix];
+        let count = |from: u32, to: u32| {
+            let (mut from, mut count) = (from, 0);
+            while from < to {
+                let (endpoints, end) = column.stretch(from, to);
+                let is_of_source = |endpoint: &&[u8]| endpoint[..prefix] == *source;
+                count += endpoints.chunks_exact(stride).filter(is_of_source).count();
+                from = end;
+            }
+            u64::try_from(count).expect("below 2^32")
+        };
+        let len = lists.census(list).len;
+        if len <= PIECES * PIECE {
+            return u32::try_from(count(0, len)).expect("of so many");
+        }
+        let step = len / PIECES;
+        let low = u32::try_from(self.chance & u64::from(u32::MAX)).expect("the lower half");
+        let first = choose(low, (0, step - PIECE + 1));
+        let found: u64 = (0..PIECES)
+            .map(|piece| first + piece * step)
+            .map(|from| count(from, from + PIECE))
+            .sum();
+        u32::try_from(found * u64::from(len) / u64::from(PIECES * PIECE)).unwrap_or(u32::MAX)
+    }
+}
 
 impl SwarmStore {
     /// Inserts or refreshes a peer, creating its swarm if need be, within the bounds.
     pub fn announce(&mut self, now: Seconds, arrival: &Arrival) -> Announced {
-        match self.announce_if(now, arrival, |_| Ok::<(), Infallible>(())) {
+        match self.announce_if(now, arrival, |_, _| Ok::<(), Infallible>(())) {
             Ok(announced) => announced,
             Err(never) => match never {},
         }
@@ -26,7 +81,7 @@ impl SwarmStore {
         &mut self,
         now: Seconds,
         arrival: &Arrival,
-        admit: impl FnOnce(Newcomer) -> Result<(), E>,
+        admit: impl FnOnce(Newcomer, &Company<'_>) -> Result<(), E>,
     ) -> Result<Announced, E> {
         let now = self.pass_time(now);
         let stamp = self.clock.stamp(now);
@@ -51,7 +106,7 @@ impl SwarmStore {
         }
 
         if let Some(newcomer) = self.newcomer(arrival, found, &news) {
-            admit(newcomer)?;
+            admit(newcomer, &Company { store: self, swarm: found, arrival, chance })?;
         }
         Ok(self.announce_anew(now, arrival, &refresh, (found, news), chance))
     }

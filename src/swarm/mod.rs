@@ -26,6 +26,7 @@ mod table;
 mod warm;
 pub mod web;
 
+pub use announce::Company;
 pub use class::GROUPS;
 pub use hash::HashKey;
 pub use peers::Report;

@@ -474,7 +474,7 @@ fn newcomers_come_in_if_they_are_admitted_and_others_are_not_asked_for() {
     let third = Arrival { endpoint: v6, ..one };
     let mut asked = Vec::new();
     for who in [&one, &one, &other, &other, &third, &third, &one] {
-        let admit = |newcomer| {
+        let admit = |newcomer, _: &Company<'_>| {
             asked.push(newcomer);
             Ok::<(), ()>(())
         };
@@ -482,7 +482,7 @@ fn newcomers_come_in_if_they_are_admitted_and_others_are_not_asked_for() {
     }
     assert_eq!(asked, [Newcomer::Swarm, Newcomer::Peer, Newcomer::Peer]);
     for swarm in [0, 1] {
-        let refused = store.announce_if(Seconds(0), &arrival(swarm, 3, LEECHER), |_| Err("no"));
+        let refused = store.announce_if(Seconds(0), &arrival(swarm, 3, LEECHER), |_, _| Err("no"));
         assert_eq!(refused.map(|announced| announced.counts), Err("no"));
     }
     store.check_invariants();
@@ -501,7 +501,7 @@ fn who_is_not_admitted_displaces_nobody() {
     assert!(before.evicted_swarms > 0, "it is full");
     for n in 0..10_000 {
         let new = arrival(1_000_000 + n, 1, LEECHER);
-        assert!(store.announce_if(Seconds(0), &new, |_| Err(())).is_err());
+        assert!(store.announce_if(Seconds(0), &new, |_, _| Err(())).is_err());
     }
     assert_eq!(store.totals(), before);
 }
@@ -543,4 +543,46 @@ fn a_swarm_is_looked_into_and_forgotten() {
         assert_eq!((store.totals().swarms, store.totals().leechers), (1, [1, 0]));
         assert_eq!((store.totals().seeders, store.totals().evicted_peers), ([0, 0], 0));
     }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn peers_of_one_source_are_counted_and_in_large_swarms_estimated() {
+    let v6 = |net: u16, host: u16| Ipv6Addr::new(0x2600, 1, 0, net, 0, 0, 0, host).into();
+    let of = |store: &mut SwarmStore, endpoint: Endpoint| {
+        let who = Arrival { endpoint, ..arrival(0, 0, LEECHER) };
+        let mut count = None;
+        let refused = store.announce_if(Seconds(0), &who, |_, company| {
+            count = Some(company.of_source());
+            Err(())
+        });
+        assert!(refused.is_err());
+        count.expect("it is new")
+    };
+    let mut store = store(64 << 20, 1_000_000);
+    let own = Ipv4Addr::new(9, 9, 9, 9);
+    assert_eq!(of(&mut store, Endpoint::new(own.into(), 1)), 0);
+    for port in 1..=20 {
+        let own = Endpoint::new(own.into(), port);
+        store.announce(Seconds(0), &Arrival { endpoint: own, ..arrival(0, 0, LEECHER) });
+        let own = Endpoint::new(v6(7, port), 1);
+        store.announce(Seconds(0), &Arrival { endpoint: own, ..arrival(0, 0, SEEDER) });
+        store.announce(Seconds(0), &arrival(0, port.into(), SEEDER));
+    }
+    assert_eq!(of(&mut store, Endpoint::new(own.into(), 99)), 20);
+    assert_eq!(of(&mut store, Endpoint::new(v6(7, 99), 99)), 20);
+    assert_eq!(of(&mut store, Endpoint::new(v6(8, 1), 99)), 0);
+    assert_eq!(of(&mut store, Endpoint::new(Ipv4Addr::new(9, 9, 9, 8).into(), 99)), 0);
+    for peer in 1_000..50_000 {
+        store.announce(Seconds(0), &arrival(0, peer, LEECHER));
+    }
+    for port in 21..=2_000 {
+        let own = Endpoint::new(own.into(), port);
+        store.announce(Seconds(0), &Arrival { endpoint: own, ..arrival(0, 0, LEECHER) });
+    }
+    for port in 3_000..3_100 {
+        let about = of(&mut store, Endpoint::new(own.into(), port));
+        assert!((800..=4_000).contains(&about), "{about} for 2,000");
+    }
+    assert_eq!(of(&mut store, Endpoint::new(Ipv4Addr::new(9, 9, 9, 8).into(), 99)), 0);
 }

@@ -273,16 +273,17 @@ async fn follow(target: &Target, sender: &Sender<Heard>) -> Result<Never, Lost> 
 /// The answer to a question, if it is one.
 async fn get(target: &Target, path: &str) -> Result<Response<Incoming>, Lost> {
     let asking = async {
-        let mut sender = match &target.place {
+        // By its address: it does not answer to names that others may own.
+        let (mut sender, host) = match &target.place {
             Place::Tcp(name) => {
                 let addresses: Vec<SocketAddr> = name.to_socket_addrs()?.collect();
-                start(TcpStream::connect(&addresses[..]).await?).await?
+                let stream = TcpStream::connect(&addresses[..]).await?;
+                let host = stream.peer_addr()?.to_string();
+                (start(stream).await?, host)
             }
-            Place::Unix(path) => start(UnixStream::connect(path).await?).await?,
-        };
-        let host = match &target.place {
-            Place::Tcp(name) => name,
-            Place::Unix(_) => "localhost",
+            Place::Unix(path) => {
+                (start(UnixStream::connect(path).await?).await?, "localhost".to_owned())
+            }
         };
         let mut request = Request::get(path).header(HOST, host);
         if let Some(token) = &target.token {

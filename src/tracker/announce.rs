@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::outcome::{Change, Outcome, Refusal};
 use super::policy::POLITE_INTERVAL_SECS;
 use super::{Effects, Tracker};
-use crate::swarm::{Arrival, Counts, Report, Sample, SwarmHandle, Wish};
+use crate::swarm::{Arrival, Company, Counts, Newcomer, Report, Sample, SwarmHandle, Wish};
 use crate::time::Seconds;
 use crate::wire::addr::{Endpoint, Family};
 use crate::wire::announce::{Announce, Event};
@@ -78,8 +78,12 @@ impl Tracker {
         } else if self.policy.deny_ports.contains(announce.port) {
             (Change::Nothing, self.look_up(now, &arrival), None)
         } else {
-            let (limiter, hash) = (&mut self.limiter, &arrival.info_hash);
-            let admit = |newcomer| limiter.admit(now, ip, hash, newcomer);
+            let (limiter, web, hash) = (&mut self.limiter, &self.web, &arrival.info_hash);
+            let admit = |newcomer, company: &Company<'_>| {
+                let is_known = newcomer == Newcomer::Swarm && web.find(hash).is_some();
+                let newcomer = if is_known { Newcomer::Peer } else { newcomer };
+                limiter.admit(now, ip, newcomer, || company.of_source())
+            };
             let announced = self.store.announce_if(now, &arrival, admit)?;
             self.censuses[0].saw(&arrival.peer_id);
             let change = match (announced.completed, announced.joined) {

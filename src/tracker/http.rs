@@ -120,6 +120,12 @@ impl Tracker {
         if !self.policy.web {
             return None;
         }
+        if self.access.bans(source.to_canonical()) {
+            body.clear();
+            self.counters.refuse(Refusal::Banned);
+            write_failure(body, source.to_canonical(), Refusal::Banned, &self.policy);
+            return Some(Err(Status::Forbidden));
+        }
         let upgrade = match Upgrade::parse(head) {
             Ok(upgrade) => upgrade,
             Err(error) => return Some(Err(self.handle_bad_http(source, error, body))),

@@ -19,7 +19,6 @@ use super::outcome::Refusal;
 use crate::swarm::{HashKey, Newcomer};
 use crate::time::Seconds;
 use crate::wire::addr::source_key;
-use crate::wire::id::InfoHash;
 
 /// Tokens, and how fast they come back.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -44,11 +43,8 @@ pub struct Limits {
     pub new_peers: Rate,
     /// Connections, however short.
     pub connections: Rate,
-    /// Its peers in one swarm, about: so many at once, and as many again in the time after which
-    /// peers are forgotten; 0: any number.
+    /// Its peers in one swarm; 0: any number.
     pub peers_per_swarm: u32,
-    /// That time.
-    pub peer_ttl_secs: u32,
     /// Who has no limits.
     pub exempt: Arc<NetworkList>,
     /// Bytes of the table; rounded down to a power of two, one set at the least.
@@ -63,7 +59,6 @@ impl Default for Limits {
             new_peers: Rate::ANY,
             connections: Rate::ANY,
             peers_per_swarm: 0,
-            peer_ttl_secs: 1,
             exempt: Arc::default(),
             memory_bytes: 0,
         }
@@ -76,7 +71,6 @@ impl Default for Limits {
 enum Kind {
     Swarms,
     Peers,
-    PeersOfSwarm,
     Connections,
 }
 
@@ -105,21 +99,18 @@ struct Pace {
 }
 
 impl Pace {
-    fn new(burst: u32, period_secs: u32, per_period: u32) -> Option<Self> {
-        let period = u64::from(period_secs) * MICROS_PER_SECOND;
-        let each = period.checked_div(u64::from(per_period))?.max(1);
-        Some(Self { each, depth: each.saturating_mul(u64::from(burst)) })
+    fn of(Rate { burst, per_minute }: Rate) -> Option<Self> {
+        let each = (60 * MICROS_PER_SECOND).checked_div(u64::from(per_minute))?.max(1);
+        // The clock has whole seconds: what may come in one of them must fit in.
+        let depth = each.saturating_mul(u64::from(burst)).max(MICROS_PER_SECOND);
+        Some(Self { each, depth })
     }
 
     /// How much of a bucket is taken; what has no limit any more is worth nothing.
-    fn taken(paces: &[Option<Self>; 4], bucket: &Bucket, now: u64) -> u64 {
+    fn taken(paces: &[Option<Self>; 3], bucket: &Bucket, now: u64) -> u64 {
         let kind = usize::try_from(bucket.name & KIND_MASK).expect("two bits");
         let debt = bucket.full_at.saturating_sub(now);
         paces[kind].map_or(0, |pace| debt.saturating_mul(PARTS) / pace.depth)
-    }
-
-    fn of(Rate { burst, per_minute }: Rate) -> Option<Self> {
-        Self::new(burst, 60, per_minute)
     }
 }
 
@@ -129,7 +120,8 @@ pub struct Limiter {
     key: HashKey,
     exempt: Arc<NetworkList>,
     /// By [`Kind`]; `None`: there is no limit.
-    paces: [Option<Pace>; 4],
+    paces: [Option<Pace>; 3],
+    peers_per_swarm: u32,
     /// A power of two of them.
     sets: Box<[[Bucket; WAYS]]>,
 }
@@ -140,21 +132,21 @@ impl Limiter {
     pub fn new(limits: &Limits, key: HashKey) -> Self {
         let sets = (limits.memory_bytes / size_of::<[Bucket; WAYS]>()).max(1);
         let sets = 1 << sets.ilog2();
-        let Limits { peers_per_swarm, peer_ttl_secs, .. } = *limits;
         Self {
             key,
             exempt: limits.exempt.clone(),
             paces: [
                 Pace::of(limits.new_swarms),
                 Pace::of(limits.new_peers),
-                Pace::new(peers_per_swarm, peer_ttl_secs, peers_per_swarm),
                 Pace::of(limits.connections),
             ],
+            peers_per_swarm: limits.peers_per_swarm,
             sets: vec![[Bucket::default(); WAYS]; sets].into(),
         }
     }
 
-    /// Whether a newcomer from `ip` may come into a swarm.
+    /// Whether a newcomer from `ip` may come into a swarm, in which there are as many peers of the
+    /// same source as `beside` says if it is asked.
     ///
     /// # Errors
     /// What it is told if it may not.
@@ -162,35 +154,35 @@ impl Limiter {
         &mut self,
         now: Seconds,
         ip: IpAddr,
-        info_hash: &InfoHash,
         newcomer: Newcomer,
+        beside: impl FnOnce() -> u32,
     ) -> Result<(), Refusal> {
         if self.exempt.contains(ip) {
             return Ok(());
         }
-        if newcomer == Newcomer::Swarm && !self.take(now, ip, Kind::Swarms, None) {
+        let is_bounded = newcomer == Newcomer::Peer && self.peers_per_swarm > 0;
+        if is_bounded && beside() >= self.peers_per_swarm {
+            return Err(Refusal::TooManyPeersInSwarm);
+        }
+        if newcomer == Newcomer::Swarm && !self.take(now, ip, Kind::Swarms) {
             return Err(Refusal::TooManyNewSwarms);
         }
-        if !self.take(now, ip, Kind::Peers, None) {
+        if !self.take(now, ip, Kind::Peers) {
             return Err(Refusal::TooManyNewPeers);
-        }
-        // The first of a swarm is the only one there.
-        if newcomer == Newcomer::Peer && !self.take(now, ip, Kind::PeersOfSwarm, Some(info_hash)) {
-            return Err(Refusal::TooManyPeersInSwarm);
         }
         Ok(())
     }
 
     /// Whether a connection from `ip` may stay.
     pub fn admit_connection(&mut self, now: Seconds, ip: IpAddr) -> bool {
-        self.exempt.contains(ip) || self.take(now, ip, Kind::Connections, None)
+        self.exempt.contains(ip) || self.take(now, ip, Kind::Connections)
     }
 
     /// Takes a token, if there is one.
-    fn take(&mut self, now: Seconds, ip: IpAddr, kind: Kind, swarm: Option<&InfoHash>) -> bool {
+    fn take(&mut self, now: Seconds, ip: IpAddr, kind: Kind) -> bool {
         let Some(Pace { each, depth }) = self.paces[kind as usize] else { return true };
         let now = u64::from(now.0) * MICROS_PER_SECOND;
-        let name = self.name(ip, kind, swarm);
+        let name = self.name(ip, kind);
         let at = usize::try_from(name >> KIND_MASK.count_ones()).expect("64 bits");
         let set = &mut self.sets[at & (self.sets.len() - 1)];
         let paces = &self.paces;
@@ -211,13 +203,10 @@ impl Limiter {
         has_token
     }
 
-    fn name(&self, ip: IpAddr, kind: Kind, swarm: Option<&InfoHash>) -> u64 {
+    fn name(&self, ip: IpAddr, kind: Kind) -> u64 {
         let mut sip = SipHasher13::new_with_keys(self.key.0, self.key.1);
         sip.write_u64(source_key(ip));
         sip.write_u8(kind as u8);
-        if let Some(info_hash) = swarm {
-            sip.write(&info_hash.0);
-        }
         sip.finish() & !KIND_MASK | kind as u64
     }
 }
@@ -229,7 +218,6 @@ mod tests {
     use super::*;
 
     const KEY: HashKey = HashKey(1, 2);
-    const SWARM: InfoHash = InfoHash([7; 20]);
 
     fn source(number: u32) -> IpAddr {
         Ipv4Addr::from_bits(0xC600_0000 + number).into()
@@ -241,7 +229,6 @@ mod tests {
             new_peers: Rate { burst: 20, per_minute: 60 },
             connections: Rate { burst: 3, per_minute: 30 },
             peers_per_swarm: 4,
-            peer_ttl_secs: 400,
             memory_bytes: 64 << 10,
             ..Limits::default()
         }
@@ -255,9 +242,8 @@ mod tests {
     #[test]
     fn a_source_brings_a_burst_and_then_what_its_rate_allows() {
         let mut limiter = Limiter::new(&limits(), KEY);
-        let mut swarms = |now, ip| {
-            count(50, || limiter.admit(Seconds(now), ip, &SWARM, Newcomer::Swarm).is_ok())
-        };
+        let mut swarms =
+            |now, ip| count(50, || limiter.admit(Seconds(now), ip, Newcomer::Swarm, || 9).is_ok());
         assert_eq!(swarms(100, source(1)), 5);
         assert_eq!(swarms(100, source(2)), 5, "each has its own");
         assert_eq!(swarms(109, source(1)), 0, "six a minute are one in ten seconds");
@@ -270,22 +256,31 @@ mod tests {
     #[test]
     fn each_limit_is_named_when_it_is_reached() {
         let mut limiter = Limiter::new(&limits(), KEY);
-        let mut admit = |swarm: u8, newcomer| {
-            limiter.admit(Seconds(9), source(1), &InfoHash([swarm; 20]), newcomer)
+        let mut admit =
+            |newcomer, beside| limiter.admit(Seconds(9), source(1), newcomer, || beside);
+        for beside in 0..4 {
+            assert_eq!(admit(Newcomer::Peer, beside), Ok(()));
+        }
+        assert_eq!(admit(Newcomer::Peer, 4), Err(Refusal::TooManyPeersInSwarm));
+        for _ in 0..5 {
+            assert_eq!(admit(Newcomer::Swarm, 0), Ok(()));
+        }
+        assert_eq!(admit(Newcomer::Swarm, 0), Err(Refusal::TooManyNewSwarms));
+        // Four and five were tokens of peers too.
+        for number in 9..20 {
+            assert_eq!(admit(Newcomer::Peer, 0), Ok(()), "{number}");
+        }
+        assert_eq!(admit(Newcomer::Peer, 0), Err(Refusal::TooManyNewPeers));
+    }
+
+    #[test]
+    fn what_may_come_in_a_second_comes_in_a_second() {
+        let connections = Rate { burst: 1, per_minute: 6_000 };
+        let mut limiter = Limiter::new(&Limits { connections, ..limits() }, KEY);
+        let open = |now, limiter: &mut Limiter| {
+            count(500, || limiter.admit_connection(Seconds(now), source(1)))
         };
-        for _ in 0..4 {
-            assert_eq!(admit(1, Newcomer::Peer), Ok(()));
-        }
-        assert_eq!(admit(1, Newcomer::Peer), Err(Refusal::TooManyPeersInSwarm));
-        for swarm in 2..7 {
-            assert_eq!(admit(swarm, Newcomer::Swarm), Ok(()));
-        }
-        assert_eq!(admit(7, Newcomer::Swarm), Err(Refusal::TooManyNewSwarms));
-        // Four, one in vain and five were tokens of peers too.
-        for swarm in 10..20 {
-            assert_eq!(admit(swarm, Newcomer::Peer), Ok(()), "{swarm}");
-        }
-        assert_eq!(admit(20, Newcomer::Peer), Err(Refusal::TooManyNewPeers));
+        assert_eq!([1, 1, 2].map(|now| open(now, &mut limiter)), [100, 0, 100]);
     }
 
     #[test]
@@ -303,17 +298,14 @@ mod tests {
         assert_eq!((from(0x2001 << 48), from(0x2002 << 48)), (3, 3));
         let own = "192.0.2.1".parse().expect("an address");
         assert_eq!(count(50, || limiter.admit_connection(Seconds(1), own)), 50);
-        assert_eq!(
-            count(50, || limiter.admit(Seconds(1), own, &SWARM, Newcomer::Swarm).is_ok()),
-            50
-        );
+        assert_eq!(count(50, || limiter.admit(Seconds(1), own, Newcomer::Peer, || 9).is_ok()), 50);
     }
 
     #[test]
     fn without_limits_everybody_is_admitted() {
         let mut limiter = Limiter::new(&Limits::default(), KEY);
         assert_eq!(
-            count(9_999, || limiter.admit(Seconds(0), source(1), &SWARM, Newcomer::Swarm).is_ok()),
+            count(9_999, || limiter.admit(Seconds(0), source(1), Newcomer::Swarm, || 9).is_ok()),
             9_999
         );
         assert_eq!(count(9_999, || limiter.admit_connection(Seconds(0), source(1))), 9_999);
@@ -325,10 +317,9 @@ mod tests {
         let mut limiter = Limiter::new(&limits(), KEY);
         let mut flood = 0;
         for number in 0..100_000 {
-            let swarm = InfoHash(*b"20 bytes of a hash..");
             let now = Seconds(10 + number / 10_000);
-            assert_eq!(limiter.admit(now, source(number + 9), &swarm, Newcomer::Peer), Ok(()));
-            flood += u32::from(limiter.admit(now, source(1), &SWARM, Newcomer::Swarm).is_ok());
+            assert_eq!(limiter.admit(now, source(number + 9), Newcomer::Peer, || 0), Ok(()));
+            flood += u32::from(limiter.admit(now, source(1), Newcomer::Swarm, || 0).is_ok());
         }
         assert!(flood <= 7, "{flood} in ten seconds");
     }

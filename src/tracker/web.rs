@@ -229,6 +229,11 @@ impl Tracker {
         let Some(asker) = self.web_connections.open.get(&connection.0) else { return };
         let ip = asker.ip;
         let family = Family::of(ip);
+        if self.access.bans(ip) {
+            // It was open before the ban; what it is in goes with it.
+            self.refuse_web(connection, None, Refusal::Banned, None, effects);
+            return;
+        }
         match Request::parse(text) {
             Ok(Request::Announce(announce)) => {
                 self.counters.request(Transport::Web, family, Action::Announce);
@@ -358,7 +363,8 @@ impl Tracker {
             let admit = |newcomer| {
                 let is_known = newcomer == Newcomer::Swarm && store.look_up(&info_hash).is_some();
                 let newcomer = if is_known { Newcomer::Peer } else { newcomer };
-                limiter.admit(now, ip, &info_hash, newcomer)
+                // Connections have bounds of their own, and each a bound of its peers.
+                limiter.admit(now, ip, newcomer, || 0)
             };
             match self.web.announce_if(now, &arrival, admit) {
                 Ok(announced) => {

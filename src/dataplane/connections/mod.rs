@@ -205,16 +205,16 @@ impl Connections {
             tracker.counters_mut().http_proxy_headers_refused[0] += 1;
             return Err(Refused::Unwanted);
         }
-        let tls = match (tls, &self.tls) {
-            (false, _) => None,
-            (true, Some(config)) => Some(Tls::new(config).ok_or(Refused::Unwanted)?),
-            (true, None) => return Err(Refused::Unwanted),
-        };
         // A trusted proxy speaks for many.
         let counted = (!trusted).then_some(peer);
         if counted.is_some_and(|peer| !tracker.admits_connection(now, peer)) {
             return Err(Refused::TooFast);
         }
+        let tls = match (tls, &self.tls) {
+            (false, _) => None,
+            (true, Some(config)) => Some(Tls::new(config).ok_or(Refused::Unwanted)?),
+            (true, None) => return Err(Refused::Unwanted),
+        };
         if counted.is_some_and(|peer| !self.crowd.enter(peer)) {
             return Err(Refused::Crowded);
         }
@@ -302,6 +302,14 @@ impl Connections {
         conn.layer = Some(layer);
         if named && !tracker.policy().is_trusted_proxy(conn.peer) {
             // From here on it is counted for whom the proxy speaks.
+            if tracker.bans(conn.peer) {
+                tracker.counters_mut().http_connections_banned[0] += 1;
+                return Progress(Step::Close);
+            }
+            if !tracker.admits_connection(now, conn.peer) {
+                tracker.counters_mut().http_connections_limited[0] += 1;
+                return Progress(Step::Close);
+            }
             if !self.crowd.enter(conn.peer) {
                 tracker.counters_mut().http_connections_refused[0] += 1;
                 return Progress(Step::Close);

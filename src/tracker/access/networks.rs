@@ -101,12 +101,14 @@ pub fn parse_network(text: &[u8]) -> Option<IpNet> {
     let text = std::str::from_utf8(text).ok()?;
     let network =
         text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok()?;
-    match network.addr().to_canonical() {
+    let network = match network.addr().to_canonical() {
         IpAddr::V4(ip) if network.prefix_len() >= 96 && network.addr().is_ipv6() => {
-            IpNet::new(ip.into(), network.prefix_len() - 96).ok()
+            IpNet::new(ip.into(), network.prefix_len() - 96).ok()?
         }
-        _ => Some(network),
-    }
+        _ => network,
+    };
+    // Bits behind the length say nothing.
+    Some(network.trunc())
 }
 
 /// Sorted, and those together that overlap or touch.
