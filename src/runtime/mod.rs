@@ -27,7 +27,7 @@ use self::supervision::Supervision;
 use crate::check::{self, Settings, network};
 use crate::config::{AdminListen, Config, HttpListen};
 use crate::control::certificates::{self, CertificateError};
-use crate::control::finding::Finding;
+use crate::control::finding::{Finding, Level};
 use crate::control::kernel::{Reader, Watched};
 use crate::control::lists::{self, ListError, Lists};
 use crate::control::log::LogFilter;
@@ -485,6 +485,11 @@ pub fn check(config: &Config) -> Result<Vec<Finding>, RunError> {
     findings.extend(network::machine(config, settings.workers, BACKLOG));
     findings.extend(network::access_lists(&list_files(config)));
     findings.extend(network::admin(&config.admin));
+    // A file that is not there has its finding already.
+    if let Err(RunError::Config(detail)) = token(config) {
+        let remedy = "Write a longer one into it, as `openssl rand -hex 32` makes them.";
+        findings.push(Finding::new(Level::Problem, "admin token", detail, remedy.to_owned()));
+    }
     if config.http.listen.iter().any(|listen| listen.tls) {
         findings.extend(check::certificates(certificates::load(&config.tls.pairs())));
     }

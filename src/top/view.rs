@@ -9,6 +9,10 @@ use ratatui::widgets::{Block, Borders, Paragraph, RenderDirection, Row, Sparklin
 use super::Screen;
 use super::source::{Sample, Worker};
 
+/// Columns between two halves.
+const GAP: u16 = 2;
+/// Lines of drops, latency and traffic.
+const DROPS_LINES: u16 = 6;
 /// Lines of a smaller terminal are cut.
 const WORKERS_SHOWN: u16 = 6;
 /// Columns of an info_hash, whole.
@@ -21,7 +25,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen) {
     let [head, rates, load, rest, foot] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(7),
-        Constraint::Length(workers + 3),
+        Constraint::Length((workers + 2).max(DROPS_LINES + 1)),
         Constraint::Min(4),
         Constraint::Length(1),
     ])
@@ -30,12 +34,12 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen) {
     let empty = Sample::default();
     let sample = screen.news.as_ref().map_or(&empty, |news| &news.sample);
     let [left, right] =
-        Layout::horizontal([Constraint::Percentage(50), Constraint::Percentage(50)]).areas(rates);
+        Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).spacing(GAP).areas(rates);
     draw_announces(frame, left, screen, sample);
     draw_swarms(frame, right, sample);
     let all: &[Worker] = screen.news.as_ref().map_or(&[], |news| &news.workers);
     let [left, right] =
-        Layout::horizontal([Constraint::Percentage(50), Constraint::Percentage(50)]).areas(load);
+        Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).spacing(GAP).areas(load);
     draw_workers(frame, left, all);
     draw_drops(frame, right, sample);
     let [left, right] =
@@ -130,7 +134,7 @@ fn draw_workers(frame: &mut Frame<'_>, area: Rect, workers: &[Worker]) {
         ])
         .style(style)
     });
-    let widths = [3, 5, 5, 8, 8, 6].map(Constraint::Length);
+    let widths = [3, 5, 5, 7, 7, 6].map(Constraint::Length);
     let head = Row::new(["#", "CPU", "wait", "req/s", "peers", "drop/s"]).style(Style::new().dim());
     frame.render_widget(Table::new(rows, widths).header(head).block(boxed("workers")), area);
 }

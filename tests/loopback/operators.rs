@@ -7,6 +7,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 
 use rustix::process::Signal;
 use serde_json::Value as Json;
@@ -264,6 +265,15 @@ fn others_are_not_let_in_without_a_token() {
         assert_eq!(throng.logged("token"), 1, "{:?}", throng.log());
         assert_eq!(throng.logged("short"), 0);
     }
+    let program = env!("CARGO_BIN_EXE_throng");
+    let check = Command::new(program).args(["check", "--json", "--set", &setting]).output();
+    let check = check.expect("the program is built");
+    let report: Json = serde_json::from_slice(&check.stdout).expect("JSON");
+    let findings = report["findings"].as_array().expect("a list");
+    let is_it =
+        |finding: &&Json| finding["title"] == "admin token" && finding["level"] == "problem";
+    assert_eq!(findings.iter().filter(is_it).count(), 1, "{report}");
+    assert_eq!((check.status.code(), &report["worst"]), (Some(1), &Json::from("problem")));
 }
 
 #[test]
