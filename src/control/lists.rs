@@ -97,14 +97,6 @@ pub enum ListError {
     Sent(BadLine),
 }
 
-impl ListError {
-    /// Whether whoever asked can mend it.
-    #[must_use]
-    pub const fn is_of_request(&self) -> bool {
-        matches!(self, Self::Sent(_) | Self::NoFile { .. })
-    }
-}
-
 /// What is to be done to a list.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Change {
@@ -530,7 +522,7 @@ mod tests {
         let bad = format!("{}\nbad\n", hash('b'));
         for change in [Change::Add, Change::Remove, Change::Replace] {
             let error = refuse(Name::Allow, change(bad.clone().into()));
-            assert!(error.is_of_request(), "{error}");
+            assert!(matches!(error, ListError::Sent(_)), "{error}");
             assert!(error.to_string().contains("line 2: an info_hash is 40 hex"), "{error}");
         }
         assert!(refuse(Name::Deny, Change::Reload).to_string().contains("access.deny names no"));
@@ -543,7 +535,7 @@ mod tests {
         }
         assert_eq!(fixture.text("allow"), bad);
         fs::remove_file(fixture.folder.path().join("allow")).expect("it is there");
-        assert!(!refuse(Name::Allow, Change::Reload).is_of_request());
+        assert!(matches!(refuse(Name::Allow, Change::Reload), ListError::File { .. }));
         assert_eq!(fixture.allowed(), [true, false, false]);
         assert_eq!(fixture.published.load(Ordering::Relaxed), 0);
         // It can be written anew.
@@ -576,7 +568,7 @@ mod tests {
         let change = |change| fixture.lists.change(Name::Allow, change);
         for change_ in [Change::Add, Change::Replace] {
             let error = change(change_(hash('b').into())).expect_err("there is something else");
-            assert!(!error.is_of_request(), "{error}");
+            assert!(matches!(error, ListError::File { .. }), "{error}");
         }
         assert_eq!((fixture.text("allow"), fixture.allowed()), (before, [true, false, false]));
         assert_eq!(fixture.published.load(Ordering::Relaxed), 0);
