@@ -1176,7 +1176,7 @@ fn a_source_brings_no_more_than_it_may_and_known_peers_are_not_counted() {
     for cores in [1, 2] {
         let limits = Limits {
             new_swarms: Rate { burst: 4, per_minute: 60 },
-            new_peers: Rate { burst: 7, per_minute: 60 },
+            new_peers: Rate { burst: 8, per_minute: 60 },
             peers_per_swarm: 3,
             memory_bytes: 64 << 10,
             ..Limits::default()

@@ -160,15 +160,16 @@ impl Limiter {
         if self.exempt.contains(ip) {
             return Ok(());
         }
-        let is_bounded = newcomer == Newcomer::Peer && self.peers_per_swarm > 0;
-        if is_bounded && beside() >= self.peers_per_swarm {
-            return Err(Refusal::TooManyPeersInSwarm);
-        }
         if newcomer == Newcomer::Swarm && !self.take(now, ip, Kind::Swarms) {
             return Err(Refusal::TooManyNewSwarms);
         }
         if !self.take(now, ip, Kind::Peers) {
             return Err(Refusal::TooManyNewPeers);
+        }
+        // Last: this looks at thousands of peers, and must not be had for nothing.
+        let is_bounded = newcomer == Newcomer::Peer && self.peers_per_swarm > 0;
+        if is_bounded && beside() >= self.peers_per_swarm {
+            return Err(Refusal::TooManyPeersInSwarm);
         }
         Ok(())
     }
@@ -266,11 +267,14 @@ mod tests {
             assert_eq!(admit(Newcomer::Swarm, 0), Ok(()));
         }
         assert_eq!(admit(Newcomer::Swarm, 0), Err(Refusal::TooManyNewSwarms));
-        // Four and five were tokens of peers too.
-        for number in 9..20 {
+        // Four, one in vain and five were tokens of peers too.
+        for number in 10..20 {
             assert_eq!(admit(Newcomer::Peer, 0), Ok(()), "{number}");
         }
         assert_eq!(admit(Newcomer::Peer, 0), Err(Refusal::TooManyNewPeers));
+        let beside = || panic!("who has no token is not worth a look at the swarm");
+        let refused = limiter.admit(Seconds(9), source(1), Newcomer::Peer, beside);
+        assert_eq!(refused, Err(Refusal::TooManyNewPeers));
     }
 
     #[test]

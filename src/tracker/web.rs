@@ -363,7 +363,7 @@ impl Tracker {
             let admit = |newcomer| {
                 let is_known = newcomer == Newcomer::Swarm && store.look_up(&info_hash).is_some();
                 let newcomer = if is_known { Newcomer::Peer } else { newcomer };
-                // Connections have bounds of their own, and each a bound of its peers.
+                // Their addresses are not kept: `http.max_connections_per_address` bounds them.
                 limiter.admit(now, ip, newcomer, || 0)
             };
             match self.web.announce_if(now, &arrival, admit) {
