@@ -473,7 +473,10 @@ fn newcomers_come_in_if_they_are_admitted_and_others_are_not_asked_for() {
     let (one, other) = (arrival(0, 1, LEECHER), arrival(0, 2, LEECHER));
     let third = Arrival { endpoint: v6, ..one };
     let mut asked = Vec::new();
-    for who in [&one, &one, &other, &other, &third, &third, &one] {
+    // Known ones that say something new are no newcomers, in a swarm of one list or of two.
+    let changed = Arrival { report: SEEDER, ..one };
+    let back = Arrival { report: SEEDER, ..third };
+    for who in [&one, &one, &changed, &one, &other, &other, &third, &third, &back, &changed, &one] {
         let admit = |newcomer, _: &Company<'_>| {
             asked.push(newcomer);
             Ok::<(), ()>(())
@@ -486,7 +489,8 @@ fn newcomers_come_in_if_they_are_admitted_and_others_are_not_asked_for() {
         assert_eq!(refused.map(|announced| announced.counts), Err("no"));
     }
     store.check_invariants();
-    assert_eq!((store.totals().swarms, store.totals().leechers), (1, [2, 1]));
+    assert_eq!((store.totals().leechers, store.totals().seeders), ([2, 0], [0, 1]));
+    assert_eq!(store.totals().swarms, 1);
 }
 
 /// However many swarms somebody is refused, nobody has to go for them.
