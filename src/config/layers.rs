@@ -259,14 +259,26 @@ fn nearest_key(path: &str) -> Option<&'static str> {
         let within = strsim::damerau_levenshtein(leaf, split(known).1) + 1;
         (whole.min(within), whole)
     };
-    let nearest = KEYS.iter().map(|key| key.path).min_by_key(|known| score(known))?;
+    // Lengths that differ by more than a slip need no closer look: names of any length are cheap.
+    let may_be_near = |known: &&str| {
+        is_near(lengths_apart(path, known), leaf)
+            || is_near(lengths_apart(leaf, split(known).1) + 1, leaf)
+    };
+    let keys = KEYS.iter().map(|key| key.path);
+    let nearest = keys.filter(may_be_near).min_by_key(|known| score(known))?;
     is_near(score(nearest).0, leaf).then_some(nearest)
 }
 
 fn nearest_section(name: &str) -> Option<&'static str> {
     let score = |known: &str| strsim::damerau_levenshtein(name, known);
-    let nearest = SECTIONS.into_iter().min_by_key(|known| score(known))?;
+    let may_be_near = |known: &&str| is_near(lengths_apart(name, known), name);
+    let nearest = SECTIONS.into_iter().filter(may_be_near).min_by_key(|known| score(known))?;
     is_near(score(nearest), name).then_some(nearest)
+}
+
+/// How many edits it takes at the least to make one of the other.
+fn lengths_apart(a: &str, b: &str) -> usize {
+    a.chars().count().abs_diff(b.chars().count())
 }
 
 /// Whether so many edits of `name` are a slip rather than another word.
