@@ -14,13 +14,15 @@ use std::net::{IpAddr, SocketAddr};
 use throng::limits::{ENDPOINT_V4_BYTES, ENDPOINT_V6_BYTES};
 use throng::rng::Rng;
 use throng::swarm::SwarmStore;
+use throng::time::Seconds;
+use throng::tracker::census::Census;
 use throng::tracker::http::{Connection, HttpAnswer};
 use throng::tracker::owner::CoreId;
 use throng::tracker::{Datagram, Tracker};
 use throng::wire::addr::Family;
 use throng::wire::bencode::Value;
 use throng::wire::http::{AnnounceQuery, Head, Status, head_end};
-use throng::wire::id::{ConnectionId, InfoHash, TransactionId};
+use throng::wire::id::{ConnectionId, InfoHash, PeerId, TransactionId};
 use throng::wire::udp::{self, ANNOUNCE_BYTES, Reply, Request};
 
 #[path = "common/announce.rs"]
@@ -54,11 +56,13 @@ type Round = Box<dyn FnMut() -> usize>;
 type Scenario = (&'static str, fn() -> Round);
 
 /// `.ci/instructions` compares those whose names differ only in the number of cores.
-const SCENARIOS: [Scenario; 10] = [
+const SCENARIOS: [Scenario; 12] = [
     ("store/announce/v4", || store_announce(Family::V4)),
     ("store/announce/v6", || store_announce(Family::V6)),
     ("store/insert/v4", store_insert),
     ("store/scrape_74/v4", store_scrape),
+    ("store/sweep/v4", store_sweep),
+    ("tracker/census", tracker_census),
     ("tracker/udp_announce/cores=1", || tracker_udp(1)),
     ("tracker/udp_announce/cores=4", || tracker_udp(4)),
     ("tracker/udp_announce/cores=16", || tracker_udp(CORES_MAX)),
@@ -142,6 +146,48 @@ fn store_scrape() -> Round {
             assert!(scrape(&mut store, black_box(draws)) > 0);
         }
         SCRAPES
+    })
+}
+
+/// All swarms are looked over, as in each second a part of them is; an operation is a swarm.
+fn store_sweep() -> Round {
+    /// The sweep goes round in this time at the most; a peer lives through some rounds of it.
+    const SECONDS: u32 = 512;
+    let (mut store, _) = full_store(Family::V4);
+    let mut now = NOW;
+    Box::new(move || {
+        now = Seconds(now.0 + SECONDS);
+        while store.sweep(black_box(now)) {}
+        assert_eq!(store.totals().expired_peers, 0);
+        assert_eq!(store.survey().sizes().iter().sum::<u64>(), u64::from(SWARMS));
+        SWARMS as usize
+    })
+}
+
+/// Clients are counted at a thousand announces a second, when the table is full of them.
+fn tracker_census() -> Round {
+    const PER_SECOND: usize = 1_000;
+    const CLIENTS: u32 = 200;
+    const INTERVAL_SECS: u32 = 1_800;
+    let mut rng = Rng::new(5);
+    let ids: Vec<PeerId> = (0..ROUND)
+        .map(|_| {
+            let name = format!("-XX{:04}-abcdefghijkl", rng.below(CLIENTS));
+            PeerId(name.into_bytes().try_into().expect("20 bytes"))
+        })
+        .collect();
+    let mut census = Census::new(INTERVAL_SECS);
+    let mut now = NOW;
+    Box::new(move || {
+        for ids in ids.chunks(PER_SECOND) {
+            now = Seconds(now.0 + 1);
+            census.tick(now);
+            for id in ids {
+                census.saw(black_box(id));
+            }
+        }
+        assert!(census.clients().iter().map(|(_, count)| count).sum::<u32>() >= 64);
+        ROUND
     })
 }
 

@@ -15,6 +15,9 @@
 //! Every answer must be right. A counter of the server shows that the attack
 //! took place, its memory before and after that nothing stays.
 //!
+//! One attack comes over UDP itself: ten thousand addresses bring new swarms, each more of them
+//! than it may, and are refused.
+//!
 //! The last attack are handshakes of TLS, each from the beginning, while the certificate is
 //! replaced under them by a good one, a truncated one, one with another's key, and a good one
 //! again: none may fail, and the old certificate serves until the new one can be used.
@@ -48,6 +51,8 @@ mod announce;
 mod attacks;
 #[path = "common/cpu.rs"]
 mod cpu;
+#[path = "siege/flood.rs"]
+mod flood;
 #[path = "siege/handshakes.rs"]
 mod handshakes;
 #[path = "common/hash.rs"]
@@ -63,6 +68,7 @@ mod server;
 
 use attacks::{Attack, Door, attacks, nothing};
 use cpu::{Cpus, on};
+use flood::Flood;
 use handshakes::{Certificates, Handshakes};
 use herd::Herd;
 use load::{Load, PORT, Shape};
@@ -98,6 +104,8 @@ const KEPT_MAX: f64 = 0.5;
 const SLACK_BYTES: f64 = 16.0 * 1_048_576.0;
 /// Files that a server may open which is to run short of them.
 const FILES: u32 = 300;
+/// The name of that attack.
+const FLOOD: &str = "new swarms";
 const HANDSHAKES_PER_SECOND: u64 = 1_000;
 
 fn main() {
@@ -111,6 +119,10 @@ fn main() {
             format!("tls.certificates={}", certificate.display()),
             format!("tls.keys={}", key.display()),
             "http.write_timeout=4s".to_owned(),
+            // All but the flood.
+            "limits.exempt=127.0.0.0/9".to_owned(),
+            "limits.new_swarms_burst=4".to_owned(),
+            "limits.new_swarms_per_minute=1".to_owned(),
         ]
     };
     let Some(server) = on(cpus.server, || Server::start_with(None, settings)) else { return };
@@ -166,6 +178,7 @@ struct Siege {
 /// Who attacks.
 enum Attacker {
     Herd(Herd),
+    Flood(Flood),
     Handshakes(Handshakes),
 }
 
@@ -173,6 +186,7 @@ impl Attacker {
     fn turn(&mut self) {
         match self {
             Self::Herd(herd) => herd.turn(),
+            Self::Flood(flood) => flood.turn(),
             Self::Handshakes(handshakes) => handshakes.turn(),
         }
     }
@@ -197,6 +211,9 @@ impl Siege {
         let mut none = self.measure(&nothing(), &mut peak);
         for attack in &chosen {
             ratios.push((attack.name, self.measure(attack, &mut peak)));
+        }
+        if self.options.wants(FLOOD) {
+            ratios.push((FLOOD, self.measure_flood(&mut peak)));
         }
         if self.options.wants("handshakes") {
             ratios.push(("handshakes", self.measure_handshakes(&mut peak)));
@@ -248,6 +265,25 @@ impl Siege {
             thread::sleep(Duration::from_millis(100));
         }
         thread::sleep(if self.options.whole { REST } else { Duration::ZERO });
+    }
+
+    fn measure_flood(&self, peak: &mut u64) -> f64 {
+        let refused = |server: &Server| server.metric("refusals", "reason=\"new_swarms\"");
+        let before = refused(&self.server);
+        let mut rounds = Rounds::new(&self.options, &self.server);
+        let mut next = SHAPE.swarms;
+        while rounds.want_more() {
+            let flood = Attacker::Flood(Flood::new(self.server.address, next));
+            let Attacker::Flood(flood) = rounds.run(flood, || {}) else {
+                unreachable!("it is what it was")
+            };
+            next = flood.next();
+            self.rest(&self.server);
+        }
+        let happened = refused(&self.server) - before;
+        assert!(happened > 0 || !self.options.whole, "nobody was refused");
+        *peak = rounds.resident.max(*peak);
+        rounds.report(FLOOD)
     }
 
     fn measure_handshakes(&self, peak: &mut u64) -> f64 {
@@ -341,6 +377,9 @@ impl<'a> Rounds<'a> {
         if let Attacker::Herd(herd) = &attacker {
             self.open = self.open.max(herd.count());
             self.ended += herd.ended;
+        }
+        if let Attacker::Flood(flood) = &attacker {
+            self.ended += flood.answered;
         }
         if let Attacker::Handshakes(handshakes) = &attacker {
             self.ended += handshakes.done.iter().sum::<u64>();

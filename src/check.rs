@@ -35,8 +35,11 @@ pub const LOCKED_BYTES_MIN: u64 = 512 * 1_024;
 const WORKER_LOCKED_BYTES: u64 = 1_024 * 1_024;
 /// Descriptors of one worker: rings, eventfds, listeners, timers.
 const WORKER_FILES: u64 = 64;
-/// Descriptors of the rest: standard streams, logs, the admin server, files being read.
-const RESERVE_FILES: u64 = 64;
+/// Descriptors of the rest: standard streams, logs, admin listeners, files being read.
+const RESERVE_FILES: u64 = 32;
+/// Operators may have this part of all descriptors, and so many at the least and at the most.
+const ADMIN_PART: u64 = 32;
+const ADMIN_FILES: (u64, u64) = (8, 256);
 /// Announces sent to try the steering.
 const STEERING_PACKETS: usize = 32;
 /// How long they may take.
@@ -60,11 +63,13 @@ pub struct Settings {
 /// Looks at the machine; takes some milliseconds, two seconds if things are broken.
 #[must_use]
 pub fn machine(settings: &Settings) -> Vec<Finding> {
+    let files = getrlimit(Resource::Nofile);
+    let most = files.maximum.unwrap_or(u64::MAX);
     vec![
         kernel(probe::kernel_version()),
         io_uring(&probe::io_uring()),
         locked_memory(getrlimit(Resource::Memlock).current, rings_are_free(), settings.workers),
-        open_files(&getrlimit(Resource::Nofile), files_needed(settings)),
+        open_files(&files, files_needed(settings, most)),
         receive_buffer(settings.receive_buffer_bytes, &granted(settings.receive_buffer_bytes)),
         reuseport_steering(&try_steering()),
         cpus(core_affinity::get_core_ids().map_or(0, |cores| cores.len()), settings.workers),
@@ -247,19 +252,28 @@ fn locked_memory(limit: Option<u64>, rings_are_free: bool, workers: usize) -> Fi
 }
 
 /// Descriptors that the tracker may come to hold.
-fn files_needed(settings: &Settings) -> u64 {
+fn files_needed(settings: &Settings, files: u64) -> u64 {
     let connections = u64::try_from(settings.max_connections).unwrap_or(u64::MAX);
-    connections.saturating_add(files_besides_connections(settings.workers, settings.sockets))
+    let others = files_besides_connections(settings.workers, settings.sockets, files);
+    connections.saturating_add(others)
 }
 
-/// Descriptors that the tracker holds without any connection.
+/// Descriptors that the tracker holds without any connection of a peer, if it may have `files`.
 #[must_use]
-pub fn files_besides_connections(workers: usize, sockets: usize) -> u64 {
+pub fn files_besides_connections(workers: usize, sockets: usize, files: u64) -> u64 {
     let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
     count(workers)
         .saturating_mul(WORKER_FILES)
         .saturating_add(count(sockets))
         .saturating_add(RESERVE_FILES)
+        .saturating_add(count(admin_connections(files)))
+}
+
+/// Connections of operators open at once, if the process may have `files` descriptors.
+#[must_use]
+pub fn admin_connections(files: u64) -> usize {
+    let (least, most) = ADMIN_FILES;
+    usize::try_from((files / ADMIN_PART).clamp(least, most)).expect("a few")
 }
 
 /// Judges RLIMIT_NOFILE; a limit of none is unlimited.
@@ -537,7 +551,7 @@ mod tests {
 
     #[test]
     fn open_files_are_judged_by_both_limits() {
-        let needed = files_needed(&SETTINGS);
+        let needed = files_needed(&SETTINGS, 1_024);
         assert_eq!(needed, 1_000 + 4 + 2 * 64 + 64);
         let judge = |current, maximum| level(open_files(&Rlimit { current, maximum }, needed));
         assert_eq!(judge(Some(needed), Some(needed)), Level::Ok);
@@ -546,7 +560,10 @@ mod tests {
         assert_eq!(judge(Some(needed - 1), None), Level::Warning);
         assert_eq!(judge(Some(needed - 1), Some(needed - 1)), Level::Problem);
         let endless = Settings { max_connections: usize::MAX, workers: usize::MAX, ..SETTINGS };
-        assert_eq!(files_needed(&endless), u64::MAX);
+        assert_eq!(files_needed(&endless, 1_024), u64::MAX);
+        for (files, operators) in [(0, 8), (64, 8), (1_024, 32), (20_000, 256), (u64::MAX, 256)] {
+            assert_eq!(admin_connections(files), operators);
+        }
     }
 
     #[test]

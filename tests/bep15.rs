@@ -16,6 +16,7 @@ use throng::limits::{
 use throng::rng::Rng;
 use throng::swarm::Bounds;
 use throng::tracker::access::Access;
+use throng::tracker::counters::{Counters, Transport};
 use throng::tracker::limiter::{Limits, Rate};
 use throng::tracker::outcome::{Change, DropReason, Refusal};
 use throng::tracker::policy::{POLITE_INTERVAL_SECS, Policy, PortSet};
@@ -1437,10 +1438,10 @@ fn every_drop_is_counted_in_its_own_cell_and_no_other() {
     assert_eq!(all.len(), DropReason::COUNT);
     for reason in all {
         let Some(mut world) = provoke_drop(reason) else { continue };
-        let mut expected = [0; DropReason::COUNT];
-        expected[reason.index()] = 1;
-        assert_eq!(world.counters().drops, expected, "{reason:?}");
-        assert_eq!(world.counters().refusals, [0; Refusal::COUNT], "{reason:?}");
+        let mut expected = Counters::default();
+        expected.drop(Transport::Udp, reason);
+        assert_eq!(world.counters().drops, expected.drops, "{reason:?}");
+        assert_eq!(world.counters().refusals, expected.refusals, "{reason:?}");
     }
 }
 
@@ -1470,10 +1471,10 @@ fn every_udp_refusal_is_counted_in_its_own_cell_and_sent_as_its_text() {
         };
         let answer = world.answer(v4(1), &request);
         assert_eq!(read_error(&answer), refusal.text());
-        let mut expected = [0; Refusal::COUNT];
-        expected[refusal.index()] = 1;
-        assert_eq!(world.counters().refusals, expected);
-        assert_eq!(world.counters().drops, [0; DropReason::COUNT]);
+        let mut expected = Counters::default();
+        expected.refuse(Transport::Udp, refusal);
+        assert_eq!(world.counters().refusals, expected.refusals);
+        assert_eq!(world.counters().drops, expected.drops);
     }
 }
 

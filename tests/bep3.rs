@@ -18,6 +18,7 @@ use throng::limits::{HTTP_RESPONSE_BYTES_MAX, PENDING_SCRAPE_SECONDS};
 use throng::rng::Rng;
 use throng::swarm::Bounds;
 use throng::time::Seconds;
+use throng::tracker::counters::{Counters, Transport};
 use throng::tracker::limiter::{Limits, Rate};
 use throng::tracker::outcome::{DropReason, Refusal};
 use throng::tracker::policy::{BUSY_INTERVAL_SECS, POLITE_INTERVAL_SECS, Policy};
@@ -739,10 +740,10 @@ fn every_refusal_is_a_failure_with_fixed_text_in_its_own_cell() {
         assert_eq!(response.field("allow").is_some(), status == 405);
         let closes = [400, 405, 431].contains(&status);
         assert_eq!(response.field("connection") == Some("close"), closes, "{context}");
-        let mut expected = [0; Refusal::COUNT];
-        expected[refusal.index()] = 1;
-        assert_eq!(world.counters().refusals, expected, "{context}");
-        assert_eq!(world.counters().drops, [0; DropReason::COUNT], "{context}");
+        let mut expected = Counters::default();
+        expected.refuse(Transport::Http, refusal);
+        assert_eq!(world.counters().refusals, expected.refusals, "{context}");
+        assert_eq!(world.counters().drops, expected.drops, "{context}");
         // Too many are refused after some that were not.
         let came_before = Refusal::TooManyNewSwarms.index()..=Refusal::TooManyPeersInSwarm.index();
         let came_before = u64::from(came_before.contains(&refusal.index()));

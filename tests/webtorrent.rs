@@ -11,6 +11,7 @@ mod says;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use serde_json::{Value as Json, json};
 
@@ -23,7 +24,8 @@ use throng::limits::{
 use throng::rng::Rng;
 use throng::swarm::Bounds;
 use throng::tracker::access::Access;
-use throng::tracker::counters::{Action, Counters, Transport, request_index};
+use throng::tracker::counters::{Action, Counters, Transport, refusal_index, request_index};
+use throng::tracker::limiter::Limits;
 use throng::tracker::outcome::{DropReason, Refusal};
 use throng::tracker::policy::{POLITE_INTERVAL_SECS, Policy};
 use throng::wire::addr::{Endpoint, Family};
@@ -660,6 +662,34 @@ fn a_namesake_in_the_swarm_is_counted_for_itself_and_hears_only_what_it_is_given
 }
 
 // Bounds.
+
+#[test]
+fn one_address_has_few_peers_in_a_swarm_however_many_connections_it_opens() {
+    for cores in [1, 3] {
+        let limits = Limits { peers_per_swarm: 3, ..Limits::default() };
+        let mut world = World::with(Options { cores, limits, ..Options::default() });
+        let [crowded, other]: [IpAddr; 2] =
+            ["2001:db8::7", "2001:db8:0:1::7"].map(|ip| ip.parse().expect("an address"));
+        let neighbour = "2001:db8::8".parse().expect("of the same /64");
+        let webs = [crowded, neighbour].map(|ip| world.web_open_from(0, ip));
+        for n in 0..3 {
+            world.web_announce(webs[n % 2], &says(hash(0), peer(u8::try_from(n).expect("few"))));
+        }
+        let full = Refusal::TooManyPeersInSwarm.text();
+        for web in webs {
+            assert_eq!(world.web_failure(web, &says(hash(0), peer(3)).text()), full);
+        }
+        assert_eq!(world.refused(Refusal::TooManyPeersInSwarm), 2);
+        // Those who are there stay, another swarm and another address have room.
+        assert_eq!(world.web_announce(webs[0], &says(hash(0), peer(0)).seeder()), (1, 2));
+        assert_eq!(world.web_announce(webs[0], &says(hash(1), peer(3))), (0, 1));
+        let beside = world.web_open_from(0, other);
+        assert_eq!(world.web_announce(beside, &says(hash(0), peer(3))), (1, 3));
+        // Who goes makes room.
+        world.web_close(webs[1]);
+        assert_eq!(world.web_announce(webs[0], &says(hash(0), peer(3))), (1, 3));
+    }
+}
 
 #[test]
 fn a_connection_has_1024_torrents_and_stopped_makes_room() {
@@ -1306,7 +1336,7 @@ fn every_refusal_has_its_own_cell_and_fixed_text_and_leaves_the_connection_usabl
         assert_eq!(Json::Object(reply.object), expected, "{start}");
         assert!(!reply.text.contains("Mark"));
         let mut expected = before;
-        expected.refusals[refusal.index()] += 1;
+        expected.refuse(Transport::Web, refusal);
         assert_eq!(world.counters(), expected, "one cell, and nothing else: {start}");
         causes.insert(refusal.index());
         assert_eq!(world.web_announce(web, &says(HASH, peer(1))), (0, 2));
@@ -1431,7 +1461,7 @@ fn counters_tell_websockets_from_the_rest() {
         };
         assert_eq!(of_others(&counters), of_others(&udp), "other transports have done nothing");
         for refusal in [Refusal::NoSuchOffer, Refusal::FullScrape] {
-            assert_eq!(counters.refusals[refusal.index()], 1);
+            assert_eq!(counters.refusals[refusal_index(Transport::Web, refusal)], 1);
         }
         assert_eq!(counters.refusals.iter().sum::<u64>(), 3);
         assert_eq!((counters.web_offers, counters.web_answers), ([1], [1]));

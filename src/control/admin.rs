@@ -39,8 +39,6 @@ use super::{State, dashboard, stats};
 use crate::swarm::LARGEST;
 use crate::tracker::access::hashes::parse_hex;
 
-/// Connections open at once, events that somebody listens to among them.
-const CONNECTIONS_MAX: usize = 256;
 /// How long a request may take to come.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// What most answers are.
@@ -99,12 +97,18 @@ pub fn bind_unix(path: &FilePath) -> io::Result<Bound> {
     Ok(Bound::Unix(listener))
 }
 
-/// Serves operators as tasks of the control thread.
+/// Serves operators as tasks of the control thread: so many connections at once at the most, events
+/// that somebody listens to among them.
 ///
 /// # Errors
 /// If a listener cannot be handed to the executor.
-pub fn spawn(listeners: Vec<Bound>, token: Option<&Token>, state: &State) -> io::Result<()> {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+pub fn spawn(
+    listeners: Vec<Bound>,
+    token: Option<&Token>,
+    connections_max: usize,
+    state: &State,
+) -> io::Result<()> {
+    let room = Arc::new(Semaphore::new(connections_max));
     for listener in listeners {
         let room = room.clone();
         match listener {

@@ -49,7 +49,7 @@ impl View<'_> {
     }
 
     fn dropped(&self, reason: DropReason) -> u64 {
-        self.grew(|counters| counters.drops[reason.index()])
+        self.grew(|counters| counters.dropped(reason))
     }
 
     fn mean(&self, column: fn(&Sample) -> f64) -> f64 {
@@ -208,7 +208,7 @@ fn mailboxes(view: &View<'_>) -> Option<Finding> {
 }
 
 fn turned_away(view: &View<'_>) -> Option<Finding> {
-    let count = view.grew(|counters| counters.refusals[Refusal::Busy.index()]);
+    let count = view.grew(|counters| counters.refused(Refusal::Busy));
     (count > FEW).then(|| {
         let detail = format!(
             "{} were told in the last minute that the tracker is busy.",
@@ -274,7 +274,7 @@ fn proxies(view: &View<'_>) -> Option<Finding> {
 }
 
 fn refused_torrents(view: &View<'_>) -> Option<Finding> {
-    let refused = view.grew(|counters| counters.refusals[Refusal::NotAllowed.index()]);
+    let refused = view.grew(|counters| counters.refused(Refusal::NotAllowed));
     // A connection id is no answer about a torrent.
     let is_about_torrents = |kind: &usize| kind % 4 != Action::Connect as usize;
     let answered = view.grew(|counters| {
@@ -299,7 +299,7 @@ fn limited(view: &View<'_>) -> Option<Finding> {
         (Refusal::TooManyNewPeers, "new peer"),
         (Refusal::TooManyPeersInSwarm, "further peer of an address in its swarm"),
     ];
-    let refused = |refusal: Refusal| view.grew(|counters| counters.refusals[refusal.index()]);
+    let refused = |refusal: Refusal| view.grew(|counters| counters.refused(refusal));
     let announces: u64 = NAMES.iter().map(|&(refusal, _)| refused(refusal)).sum();
     let connections = view.grew(|counters| counters.http_connections_limited[0]);
     (announces + connections > FEW).then(|| {
@@ -321,7 +321,7 @@ fn limited(view: &View<'_>) -> Option<Finding> {
 fn banned(view: &View<'_>) -> Option<Finding> {
     let dropped = view.dropped(DropReason::Banned)
         + view.grew(|counters| {
-            counters.http_connections_banned[0] + counters.refusals[Refusal::Banned.index()]
+            counters.http_connections_banned[0] + counters.refused(Refusal::Banned)
         });
     let served = view.grew(|counters| counters.replies.iter().sum());
     (dropped > FEW && dropped > served / 100).then(|| {
@@ -364,6 +364,7 @@ mod tests {
 
     use super::*;
     use crate::control::kernel::{Reading, Socket};
+    use crate::tracker::counters::{Transport, drop_index, refusal_index};
 
     fn moment(at: u64, change: impl Fn(&mut Counters, &mut Reading)) -> Moment {
         let mut counters = Counters::default();
@@ -410,7 +411,9 @@ mod tests {
                 kernel.sockets[0] = Some(Socket { drops: FEW + 1, waiting_bytes: 0 });
                 kernel.udp_buffer_errors[0] = Some(FEW + 1);
             }),
-            ("busy", |counters, _| counters.refusals[Refusal::Busy.index()] = FEW + 1),
+            ("busy", |counters, _| {
+                counters.refusals[refusal_index(Transport::Http, Refusal::Busy)] = FEW + 1;
+            }),
             ("accept queue", |_, kernel| kernel.listen_overflows = Some(6)),
             ("memory", |counters, _| counters.evicted_swarms = [1]),
             ("connections", |counters, _| counters.http_connections_refused = [1]),
@@ -418,19 +421,21 @@ mod tests {
             ("sending", |counters, _| counters.udp_send_errors = [FEW + 1]),
             ("ring", |counters, _| counters.ring_overflows = [1]),
             ("connection ids", |counters, _| {
-                counters.drops[DropReason::BadConnectionId.index()] = FEW + 1;
+                counters.drops[drop_index(Transport::Udp, DropReason::BadConnectionId)] = FEW + 1;
                 counters.requests[1] = 4 * FEW;
             }),
             ("proxy", |counters, _| counters.http_proxy_headers_refused = [2]),
-            ("limits", |c, _| c.refusals[Refusal::TooManyNewSwarms.index()] = FEW + 1),
+            ("limits", |c, _| {
+                c.refusals[refusal_index(Transport::Http, Refusal::TooManyNewSwarms)] = FEW + 1;
+            }),
             ("limits", |counters, _| counters.http_connections_limited = [FEW + 1]),
             ("banned networks", |counters, _| {
-                counters.drops[DropReason::Banned.index()] = FEW + 1;
+                counters.drops[drop_index(Transport::Udp, DropReason::Banned)] = FEW + 1;
                 counters.replies[1] = FEW;
             }),
             ("banned networks", |counters, _| counters.http_connections_banned = [FEW + 1]),
             ("access list", |counters, _| {
-                counters.refusals[Refusal::NotAllowed.index()] = FEW + 1;
+                counters.refusals[refusal_index(Transport::Http, Refusal::NotAllowed)] = FEW + 1;
                 // As many connection ids as announces, as over UDP.
                 (counters.replies[0], counters.replies[1]) = (1_000, FEW);
             }),
@@ -455,18 +460,18 @@ mod tests {
     fn a_few_odd_requests_are_not_worth_a_word() {
         let quiet = Sample { store_budget_bytes: 1.0, ..Sample::default() };
         let few = |counters: &mut Counters, _: &mut Reading| {
-            counters.drops[DropReason::BadConnectionId.index()] = FEW;
-            counters.refusals[Refusal::NotAllowed.index()] = FEW;
+            counters.drops[drop_index(Transport::Udp, DropReason::BadConnectionId)] = FEW;
+            counters.refusals[refusal_index(Transport::Http, Refusal::NotAllowed)] = FEW;
             counters.udp_send_errors = [FEW];
-            counters.refusals[Refusal::Busy.index()] = FEW;
-            counters.refusals[Refusal::TooManyNewPeers.index()] = FEW;
+            counters.refusals[refusal_index(Transport::Http, Refusal::Busy)] = FEW;
+            counters.refusals[refusal_index(Transport::Http, Refusal::TooManyNewPeers)] = FEW;
             counters.http_connections_banned = [FEW];
         };
         assert_eq!(titles(quiet, few), []);
         let share = |counters: &mut Counters, _: &mut Reading| {
-            counters.drops[DropReason::BadConnectionId.index()] = 100;
+            counters.drops[drop_index(Transport::Udp, DropReason::BadConnectionId)] = 100;
             counters.requests[1] = 1_000;
-            counters.refusals[Refusal::NotAllowed.index()] = 100;
+            counters.refusals[refusal_index(Transport::Http, Refusal::NotAllowed)] = 100;
             counters.replies[1] = 1_000;
         };
         assert_eq!(titles(quiet, share), []);

@@ -147,9 +147,9 @@ impl Sample {
             drops: rate(|c| c.drops.iter().sum()),
             kernel_drops: real(drops(&now.kernel).saturating_sub(drops(&before.kernel))) / elapsed,
             received_bytes: rate(|c| {
-                c.udp_received_bytes.iter().sum::<u64>() + c.http_received_bytes[0]
+                c.udp_received_bytes.iter().chain(&c.http_received_bytes).sum()
             }),
-            sent_bytes: rate(|c| c.udp_sent_bytes.iter().sum::<u64>() + c.http_sent_bytes[0]),
+            sent_bytes: rate(|c| c.udp_sent_bytes.iter().chain(&c.http_sent_bytes).sum()),
             udp_p50: udp[0],
             udp_p99: udp[1],
             http_p50: http[0],

@@ -369,7 +369,6 @@ impl Worker {
                 // A copy: the buffers are for everybody, and who waits has only this one read.
                 let (inbox, _) = self.ring.split();
                 let bytes = inbox.read_bytes(&completion).to_vec();
-                self.tracker.counters_mut().http_received_bytes[0] += bytes.len() as u64;
                 self.handshakes.push_back((token, bytes));
                 self.recycle(&completion);
             }
@@ -500,7 +499,6 @@ impl Worker {
         let (inbox, outbox) = self.ring.split();
         // An error ends the connection as the end of the stream does.
         let bytes = inbox.read_bytes(&completion);
-        self.tracker.counters_mut().http_received_bytes[0] += bytes.len() as u64;
         let (udp, post, answers) = (&self.udp, &mut self.post, &mut self.answers);
         let mut exits = Exits { outbox, udp, post, answers };
         let progress =

@@ -169,6 +169,6 @@ pub(super) fn connections_wanted(config: &Config, workers: usize) -> usize {
 /// Connections over all workers that the limit of open files leaves room for.
 fn connections_allowed(config: &Config, workers: usize) -> usize {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let others = check::files_besides_connections(workers, sockets(config, workers));
+    let others = check::files_besides_connections(workers, sockets(config, workers), files);
     usize::try_from(files.saturating_sub(others)).unwrap_or(usize::MAX)
 }

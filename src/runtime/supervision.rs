@@ -4,12 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Resource, getrlimit};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use super::{RunError, load_tls};
+use crate::check;
 use crate::config::Config;
 use crate::control::State;
 use crate::control::admin::{self, Bound};
@@ -50,7 +52,8 @@ impl Supervision {
         let Self { executor, mut signals } = self;
         let outcome = executor.block_on(async {
             let is_watched = !admin.is_empty();
-            admin::spawn(admin, token, state).map_err(error)?;
+            let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+            admin::spawn(admin, token, check::admin_connections(files), state).map_err(error)?;
             let mut every_second = tokio::time::interval(Duration::from_secs(1));
             // After a long reload one sample, and not all that were missed within a moment.
             every_second.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -67,6 +67,14 @@ impl Hasher {
         self.fold(sum)
     }
 
+    /// The hash of a source of WebSocket peers in a swarm.
+    #[must_use]
+    pub fn source(&self, swarm: u32, source: u64) -> u64 {
+        let words = [u64::from(swarm), source >> 32, source & u64::from(u32::MAX)];
+        let products = words.into_iter().zip(self.beside).map(|(word, key)| word.wrapping_mul(key));
+        self.fold(products.fold(self.sum, u64::wrapping_add))
+    }
+
     fn sum_of(&self, bytes: &[u8; 20]) -> u64 {
         let (words, _) = bytes.as_chunks::<4>();
         let mut sum = self.sum;

@@ -35,12 +35,27 @@ pub enum Action {
 }
 
 /// Transports times families times actions.
-pub const REQUEST_KINDS: usize = 3 * 2 * 4;
+pub const REQUEST_KINDS: usize = TRANSPORTS * 2 * 4;
+
+/// Ways in which requests reach us.
+const TRANSPORTS: usize = 3;
 
 /// The place of a kind of request in [`Counters::requests`].
 #[must_use]
 pub const fn request_index(transport: Transport, family: Family, action: Action) -> usize {
     (transport as usize * 2 + family as usize) * 4 + action as usize
+}
+
+/// The place in [`Counters::drops`] of what is dropped for this reason.
+#[must_use]
+pub const fn drop_index(transport: Transport, reason: DropReason) -> usize {
+    transport as usize * DropReason::COUNT + reason.index()
+}
+
+/// The place of a refusal in [`Counters::refusals`].
+#[must_use]
+pub const fn refusal_index(transport: Transport, refusal: Refusal) -> usize {
+    transport as usize * Refusal::COUNT + refusal.index()
 }
 
 /// Upper bounds of the classes in which latencies are counted, in nanoseconds. Each is twice the
@@ -97,9 +112,9 @@ pub enum Labels {
     Family,
     /// `peers`: of all, and of those that have peers now.
     Active,
-    /// `reason`, in the order of [`DropReason::index`].
+    /// `transport` and `reason`, in the order of [`drop_index`].
     Drop,
-    /// `reason`, in the order of [`Refusal::index`].
+    /// `transport` and `reason`, in the order of [`refusal_index`].
     Refusal,
     /// `block_bytes`, the largest of the blocks that are counted together: see [`GROUPS`].
     Block,
@@ -115,8 +130,8 @@ impl Labels {
             Self::None => 1,
             Self::Request => REQUEST_KINDS,
             Self::Family | Self::Active => 2,
-            Self::Drop => DropReason::COUNT,
-            Self::Refusal => Refusal::COUNT,
+            Self::Drop => TRANSPORTS * DropReason::COUNT,
+            Self::Refusal => TRANSPORTS * Refusal::COUNT,
             Self::Block => GROUPS.len(),
             Self::Latency => LATENCY_CELLS,
         }
@@ -125,18 +140,22 @@ impl Labels {
     /// Name and value of each label of cell `index`.
     #[must_use]
     pub fn of(self, index: usize) -> Vec<(&'static str, &'static str)> {
+        const TRANSPORT_NAMES: [&str; TRANSPORTS] = ["udp", "http", "websocket"];
         const FAMILIES: [&str; 2] = ["ipv4", "ipv6"];
+        let refused = |name: fn(usize) -> &'static str, count: usize| {
+            vec![("transport", TRANSPORT_NAMES[index / count]), ("reason", name(index % count))]
+        };
         match self {
             Self::None | Self::Latency => Vec::new(),
             Self::Request => vec![
-                ("transport", ["udp", "http", "websocket"][index / 8]),
+                ("transport", TRANSPORT_NAMES[index / 8]),
                 ("family", FAMILIES[index / 4 % 2]),
                 ("action", ["connect", "announce", "scrape", "answer"][index % 4]),
             ],
             Self::Family => vec![("family", FAMILIES[index])],
             Self::Active => vec![("peers", ["any", "present"][index])],
-            Self::Drop => vec![("reason", DropReason::label(index))],
-            Self::Refusal => vec![("reason", Refusal::label(index))],
+            Self::Drop => refused(DropReason::label, DropReason::COUNT),
+            Self::Refusal => refused(Refusal::label, Refusal::COUNT),
             Self::Block => vec![("block_bytes", GROUPS[index].1)],
         }
     }
@@ -234,8 +253,8 @@ counters! {
         "Connections closed because no trusted proxy said first who the client is.";
     Counter None tls_handshakes_failed: "Connections that spoke no TLS that we can speak.";
     Gauge None http_connections: "HTTP connections open.";
-    Counter None http_received_bytes: "Bytes read from HTTP connections.";
-    Counter None http_sent_bytes: "Bytes written to HTTP connections.";
+    Counter Family http_received_bytes: "Bytes read from HTTP connections.";
+    Counter Family http_sent_bytes: "Bytes written to HTTP connections.";
     Counter None web_connections_accepted: "WebSocket connections opened.";
     Counter None web_connections_slow: "WebSocket connections closed for reading too slowly.";
     Gauge None web_connections: "WebSocket connections open.";
@@ -286,13 +305,25 @@ impl Counters {
     }
 
     /// Counts a request that gets no answer.
-    pub fn drop(&mut self, reason: DropReason) {
-        self.drops[reason.index()] += 1;
+    pub fn drop(&mut self, transport: Transport, reason: DropReason) {
+        self.drops[drop_index(transport, reason)] += 1;
     }
 
     /// Counts a refusal.
-    pub fn refuse(&mut self, refusal: Refusal) {
-        self.refusals[refusal.index()] += 1;
+    pub fn refuse(&mut self, transport: Transport, refusal: Refusal) {
+        self.refusals[refusal_index(transport, refusal)] += 1;
+    }
+
+    /// How many requests of any transport got no answer for this reason.
+    #[must_use]
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops.iter().skip(reason.index()).step_by(DropReason::COUNT).sum()
+    }
+
+    /// How many requests of any transport were refused like this.
+    #[must_use]
+    pub fn refused(&self, refusal: Refusal) -> u64 {
+        self.refusals.iter().skip(refusal.index()).step_by(Refusal::COUNT).sum()
     }
 }
 
@@ -335,5 +366,25 @@ mod tests {
         let labels = Labels::Request.of(index);
         assert_eq!(labels, [("transport", "websocket"), ("family", "ipv6"), ("action", "answer")]);
         assert_eq!(index, REQUEST_KINDS - 1);
+    }
+
+    #[test]
+    fn refusals_and_drops_are_counted_for_their_transport_and_asked_for_together() {
+        let mut counters = Counters::default();
+        for transport in [Transport::Udp, Transport::Web, Transport::Web] {
+            counters.refuse(transport, Refusal::NotAllowed);
+            counters.drop(transport, DropReason::Banned);
+        }
+        counters.refuse(Transport::Http, Refusal::Busy);
+        counters.drop(Transport::Http, DropReason::OwnerSilent);
+        assert_eq!(counters.refused(Refusal::NotAllowed), 3);
+        assert_eq!(counters.dropped(DropReason::Banned), 3);
+        let refused = refusal_index(Transport::Web, Refusal::NotAllowed);
+        assert_eq!(counters.refusals[refused], 2);
+        let labels = [("transport", "websocket"), ("reason", "not_allowed")];
+        assert_eq!(Labels::Refusal.of(refused), labels);
+        let dropped = drop_index(Transport::Web, DropReason::Banned);
+        assert_eq!(counters.drops[dropped], 2);
+        assert_eq!(Labels::Drop.of(dropped), [("transport", "websocket"), ("reason", "banned")]);
     }
 }

@@ -95,7 +95,7 @@ impl Tracker {
     ) -> Status {
         body.clear();
         let refusal = Refusal::Malformed(error);
-        self.counters.refuse(refusal);
+        self.counters.refuse(Transport::Http, refusal);
         write_failure(body, source.to_canonical(), refusal, &self.policy);
         match error {
             ParseError::NotFound => Status::NotFound,
@@ -122,7 +122,7 @@ impl Tracker {
         }
         if self.access.bans(source.to_canonical()) {
             body.clear();
-            self.counters.refuse(Refusal::Banned);
+            self.counters.refuse(Transport::Http, Refusal::Banned);
             write_failure(body, source.to_canonical(), Refusal::Banned, &self.policy);
             return Some(Err(Status::Forbidden));
         }
@@ -133,7 +133,7 @@ impl Tracker {
         if upgrade.origin.is_some_and(|origin| !self.policy.allows_origin(origin)) {
             body.clear();
             let refusal = Refusal::OriginNotAllowed;
-            self.counters.refuse(refusal);
+            self.counters.refuse(Transport::Http, refusal);
             write_failure(body, source.to_canonical(), refusal, &self.policy);
             return Some(Err(Status::Forbidden));
         }
@@ -143,8 +143,8 @@ impl Tracker {
     /// Writes the answer to a request whose owner has not answered in time.
     pub fn handle_late_http(&mut self, source: IpAddr, body: &mut Vec<u8>) -> Status {
         body.clear();
-        self.counters.drop(DropReason::OwnerSilent);
-        self.counters.refuse(Refusal::Busy);
+        self.counters.drop(Transport::Http, DropReason::OwnerSilent);
+        self.counters.refuse(Transport::Http, Refusal::Busy);
         write_failure(body, source.to_canonical(), Refusal::Busy, &self.policy);
         Status::Ok
     }
@@ -205,7 +205,7 @@ impl Tracker {
                 self.counters.reply(Transport::Http, Family::of(ip), Action::Announce);
             }
             Err(refusal) => {
-                self.counters.refuse(refusal);
+                self.counters.refuse(Transport::Http, refusal);
                 write_failure(body, ip, refusal, &self.policy);
             }
         }
@@ -261,14 +261,14 @@ impl Tracker {
     ) {
         let mut body = std::mem::take(&mut self.body);
         body.clear();
-        self.counters.refuse(Refusal::Busy);
+        self.counters.refuse(Transport::Http, Refusal::Busy);
         write_failure(&mut body, ip, Refusal::Busy, &self.policy);
         effects.answer_http(connection, &body);
         self.body = body;
     }
 
     fn refused(&mut self, source: IpAddr, refusal: Refusal, body: &mut Vec<u8>) -> HttpAnswer {
-        self.counters.refuse(refusal);
+        self.counters.refuse(Transport::Http, refusal);
         write_failure(body, source, refusal, &self.policy);
         HttpAnswer::Ready(Status::Ok)
     }

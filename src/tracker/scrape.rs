@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
 
+use super::counters::Transport;
 use super::http::Connection;
 use super::message::{COUNTS_BYTES, Message, read_counts, write_counts};
 use super::outcome::DropReason;
@@ -42,6 +43,16 @@ pub(super) enum ScrapeAsker {
     Http { connection: Connection, ip: IpAddr },
     /// A WebSocket connection.
     Web { connection: Connection, ip: IpAddr },
+}
+
+impl ScrapeAsker {
+    const fn transport(self) -> Transport {
+        match self {
+            Self::Udp { .. } => Transport::Udp,
+            Self::Http { .. } => Transport::Http,
+            Self::Web { .. } => Transport::Web,
+        }
+    }
 }
 
 /// One scrape while its counts come in.
@@ -225,7 +236,7 @@ impl Tracker {
         if gathering.waiting == 0 {
             let gathering = self.scrapes.remove(ticket).expect("found above");
             if let Err(reason) = self.answer_scrape(&gathering, effects) {
-                self.counters.drop(reason);
+                self.counters.drop(gathering.asker.transport(), reason);
             }
             self.scrapes.recycle(gathering);
         }
@@ -243,7 +254,7 @@ impl Tracker {
             }
             let ticket = Ticket(generation << SLOT_BITS | slot as u64);
             let gathering = self.scrapes.remove(ticket).expect("seen above");
-            self.counters.drop(DropReason::OwnerSilent);
+            self.counters.drop(gathering.asker.transport(), DropReason::OwnerSilent);
             match gathering.asker {
                 ScrapeAsker::Udp { .. } => {}
                 ScrapeAsker::Http { connection, ip } => {

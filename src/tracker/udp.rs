@@ -51,7 +51,7 @@ impl Tracker {
                     }
                     *request = Some(parsed);
                 }
-                Err(reason) => self.counters.drop(reason),
+                Err(reason) => self.counters.drop(Transport::Udp, reason),
             }
         }
         if announces >= WARM_FROM {
@@ -60,7 +60,7 @@ impl Tracker {
         for (request, datagram) in requests.iter().zip(batch) {
             let Some(request) = request else { continue };
             if let Err(reason) = self.handle_request(now, datagram, request, false, effects) {
-                self.counters.drop(reason);
+                self.counters.drop(Transport::Udp, reason);
             }
         }
     }
@@ -76,7 +76,7 @@ impl Tracker {
             .map_err(DropReason::Malformed)
             .and_then(|request| self.handle_request(now, datagram, &request, true, effects));
         if let Err(reason) = handled {
-            self.counters.drop(reason);
+            self.counters.drop(Transport::Udp, reason);
         }
     }
 
@@ -247,7 +247,7 @@ impl Tracker {
     ) -> Result<(), DropReason> {
         let buffer = effects.reply_buffer().ok_or(DropReason::NoSendSlot)?;
         let len = udp::write_error(buffer, transaction_id, refusal.text());
-        self.counters.refuse(refusal);
+        self.counters.refuse(Transport::Udp, refusal);
         self.counters.udp_sent_bytes[family_of(target.1) as usize] += len as u64;
         effects.send_reply(target.0, target.1, len);
         Ok(())

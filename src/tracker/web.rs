@@ -33,7 +33,7 @@ use crate::limits::{WEB_OFFERS_MAX, WEB_PENDING_MAX, WEB_PENDING_SECONDS, WEB_TO
 use crate::swarm::web::{Place, WebArrival, WebRefused};
 use crate::swarm::{Newcomer, Report};
 use crate::time::Seconds;
-use crate::wire::addr::Family;
+use crate::wire::addr::{Family, source_key};
 use crate::wire::announce::{Event, Left};
 use crate::wire::error::ParseError;
 use crate::wire::id::{InfoHash, PeerId};
@@ -349,6 +349,7 @@ impl Tracker {
             place,
             peer_id,
             family: Family::of(ip),
+            source: source_key(ip),
             report: Report {
                 seeder: left.is_seeder(),
                 partial: event == Event::Paused,
@@ -360,11 +361,10 @@ impl Tracker {
             None
         } else {
             let (limiter, store) = (&mut self.limiter, &self.store);
-            let admit = |newcomer| {
+            let admit = |newcomer, beside| {
                 let is_known = newcomer == Newcomer::Swarm && store.look_up(&info_hash).is_some();
                 let newcomer = if is_known { Newcomer::Peer } else { newcomer };
-                // Their addresses are not kept: `http.max_connections_per_address` bounds them.
-                limiter.admit(now, ip, newcomer, || 0)
+                limiter.admit(now, ip, newcomer, || beside)
             };
             match self.web.announce_if(now, &arrival, admit) {
                 Ok(announced) => {
@@ -546,7 +546,7 @@ impl Tracker {
         info_hash: Option<&InfoHash>,
         effects: &mut impl Effects,
     ) {
-        self.counters.refuse(refusal);
+        self.counters.refuse(Transport::Web, refusal);
         let mut text = std::mem::take(&mut self.body);
         text.clear();
         webtorrent::write_failure(&mut text, action, refusal.text(), info_hash);
@@ -555,7 +555,7 @@ impl Tracker {
     }
 
     fn write_web_refusal(&mut self, out: &mut Vec<u8>, refusal: Refusal, info_hash: &InfoHash) {
-        self.counters.refuse(refusal);
+        self.counters.refuse(Transport::Web, refusal);
         webtorrent::write_failure(out, Some("announce"), refusal.text(), Some(info_hash));
     }
 

@@ -43,6 +43,8 @@ pub struct Start<'a> {
     pub settings: &'a [&'a str],
     /// The limit of open files, soft and hard.
     pub files: Option<u32>,
+    /// Descriptors that are open from the start and that nobody counted on.
+    pub inherited: u32,
     /// The state directory of an earlier child, to be used again.
     pub state_dir: Option<Arc<TempDir>>,
 }
@@ -54,8 +56,10 @@ impl Start<'_> {
         let mut command = match self.files {
             None => Command::new(program),
             Some(files) => {
-                let mut shell = Command::new("sh");
-                let script = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
+                // Not every shell has names for more than ten of them.
+                let mut shell = Command::new(if self.inherited > 0 { "bash" } else { "sh" });
+                let open = (0..self.inherited).map(|_| "exec {fd}</dev/null; ").collect::<String>();
+                let script = format!("ulimit -n {files}; {open}exec \"$0\" \"$@\"");
                 shell.arg("-c").arg(script).arg(program);
                 shell
             }

@@ -421,7 +421,7 @@ impl Sim {
     pub fn gather(&mut self) {
         let counters = self.world.counters();
         self.trace.count(Fault::MailboxFull, counters.messages_refused[0]);
-        let no_slot = counters.drops[DropReason::NoSendSlot.index()];
+        let no_slot = counters.dropped(DropReason::NoSendSlot);
         self.trace.count(Fault::NoSendSlot, no_slot);
         counters.words().for_each(|word| self.trace.mix(word));
     }

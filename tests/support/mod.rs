@@ -607,12 +607,12 @@ impl World {
 
     /// How often this happened, on all cores.
     pub fn dropped(&mut self, reason: DropReason) -> u64 {
-        self.counters().drops[reason.index()]
+        self.counters().dropped(reason)
     }
 
     /// How often this was told, on all cores.
     pub fn refused(&mut self, refusal: Refusal) -> u64 {
-        self.counters().refusals[refusal.index()]
+        self.counters().refused(refusal)
     }
 
     /// What announces changed since the last call.

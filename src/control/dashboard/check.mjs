@@ -1,16 +1,18 @@
 // The dashboard in a browser, while the tracker is under load and when it is gone.
 //
-//     node check.mjs PACKAGES PAGE_URL BROWSER_URL TRACKER_PID [FOLDER]
+//     node check.mjs PACKAGES PAGE_URL LOCKED_URL TOKEN BROWSER_URL TRACKER_PID [FOLDER]
 //
 // PACKAGES is the folder that has `node_modules`, and BROWSER_URL is where a running Chromium
-// offers its DevTools protocol. The load must end by itself. At the end the process TRACKER_PID is
-// asked to stop. In FOLDER a picture of each view is left. Ends with 0 if everything holds.
+// offers its DevTools protocol. LOCKED_URL is the page of another tracker, which wants TOKEN. The
+// load must end by itself. At the end the process TRACKER_PID is asked to stop. In FOLDER a picture
+// of each view is left. Ends with 0 if everything holds.
 
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
-const [packages, pageUrl, browserUrl, trackerPid, folder] = process.argv.slice(2);
+const [packages, pageUrl, lockedUrl, secret, browserUrl, trackerPid, folder] =
+    process.argv.slice(2);
 
 const STEP_MS = 12_000;
 const LOAD_MS = 20_000;
@@ -161,6 +163,29 @@ async function checkToken(browser) {
     complaints = complaints.filter((text) => !(text.startsWith(name) && /401|failed/.test(text)));
 }
 
+/** A tracker that wants a token lets a browser in that has it as anybody's password. */
+async function checkLocked(browser) {
+    const asked = await (await browser.newContext()).newPage();
+    // Without one the browser has an answer that it shows to nobody: it asks its user.
+    const refused = await asked.goto(lockedUrl);
+    assert.equal(refused.status(), 401);
+    assert.match(refused.headers()["www-authenticate"], /^Basic /);
+    await asked.context().close();
+
+    const httpCredentials = { username: "operator", password: secret };
+    const page = await (await browser.newContext({ httpCredentials })).newPage();
+    const errors = [];
+    page.on("pageerror", (error) => errors.push(error.stack));
+    page.on("console", (message) => message.type() === "error" && errors.push(message.text()));
+    assert.equal((await page.goto(lockedUrl)).status(), 200);
+    await until(page, "locked", "is live", () => document.body.dataset.state === "live");
+    await until(page, "locked", "three points", () => Number(document.body.dataset.samples) >= 3);
+    assert(!(await page.locator("#gate").isVisible()));
+    assert.deepEqual(errors, []);
+    await page.context().close();
+    say("a tracker with a token is watched by who has it");
+}
+
 /** Without the tracker, the page says so. */
 async function checkLost(page, name) {
     await until(page, name, "says that it is not live", () =>
@@ -182,6 +207,7 @@ async function check() {
         document.getElementById("figure-announces").textContent === "0/s", null, LOAD_MS);
     assert.deepEqual(complaints, []);
     await checkToken(browser);
+    await checkLocked(browser);
     assert.deepEqual(complaints, []);
 
     // From here on requests are left unfinished, which the browser itself reports.

@@ -44,6 +44,7 @@ use crate::limits::{PENDING_SCRAPE_SECONDS, WEB_QUEUE_BYTES_MAX, WEB_RELAYED_BYT
 use crate::time::Seconds;
 use crate::tracker::published::Pages;
 use crate::tracker::{Effects, Tracker, WebKind};
+use crate::wire::addr::Family;
 use crate::wire::http;
 
 /// Seconds for the other side to stop sending what we do not read.
@@ -270,6 +271,8 @@ impl Connections {
         effects: &mut impl Effects,
     ) -> Progress {
         let Some(conn) = find(&mut self.slots, token) else { return Progress(Step::Close) };
+        let family = Family::of(conn.peer) as usize;
+        tracker.counters_mut().http_received_bytes[family] += bytes.len() as u64;
         conn.reading = false;
         if conn.state == State::Closing {
             return Progress(Step::Close);
@@ -401,7 +404,7 @@ impl Connections {
         let (Some(before), Ok(count)) = (conn.writing.take(), result) else {
             return Progress(Step::Close);
         };
-        tracker.counters_mut().http_sent_bytes[0] += u64::from(count);
+        tracker.counters_mut().http_sent_bytes[Family::of(conn.peer) as usize] += u64::from(count);
         if count == 0 || conn.state == State::Closing {
             return Progress(Step::Close);
         }

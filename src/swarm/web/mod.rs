@@ -18,11 +18,17 @@
 
 mod choose;
 mod look;
+mod slots;
+mod sources;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use hashbrown::HashTable;
 
+use self::slots::Slots;
+use self::sources::Sources;
 use super::hash::{HashKey, Hasher};
 use super::peers::Report;
 use super::survey::Survey;
@@ -41,8 +47,8 @@ const SWEEP_SWARMS: usize = 4_096;
 /// Members of a full swarm that are looked at for one that may go.
 const EVICT_LOOKS: u32 = 16;
 /// Bytes that a member takes in the tables, beside itself: an entry of an index at its least load,
-/// and a place in its swarm's list that may be twice as long.
-const MEMBER_TABLE_BYTES: usize = 24;
+/// a place in its swarm's list that may be twice as long, and the count of its source.
+const MEMBER_TABLE_BYTES: usize = 24 + sources::ENTRY_BYTES_MAX;
 
 /// A connection: on which core, and what that core calls it.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -64,6 +70,8 @@ pub struct WebArrival {
     pub peer_id: PeerId,
     /// The family of its connection, for statistics.
     pub family: Family,
+    /// Who is behind it: see [`source_key`](crate::wire::addr::source_key).
+    pub source: u64,
     /// What it says about itself.
     pub report: Report,
 }
@@ -148,6 +156,7 @@ struct Member {
     place: Place,
     peer_id: PeerId,
     announced: Seconds,
+    source: u64,
     family: Family,
     partial: bool,
     /// Its download has been counted.
@@ -164,55 +173,12 @@ pub struct WebStore {
     members: Slots<Member>,
     by_hash: HashTable<u32>,
     by_key: HashTable<u32>,
+    sources: Sources,
     totals: WebTotals,
     /// Where the sweep goes on.
     next_member: usize,
     next_swarm: usize,
     pub(super) survey: Survey,
-}
-
-/// Values at places that stay theirs.
-#[derive(Clone, Debug)]
-struct Slots<T> {
-    slots: Vec<Option<T>>,
-    free: Vec<u32>,
-}
-
-impl<T> Slots<T> {
-    const fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new() }
-    }
-
-    const fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
-    }
-
-    fn insert(&mut self, value: T) -> u32 {
-        if let Some(index) = self.free.pop() {
-            self.slots[index as usize] = Some(value);
-            return index;
-        }
-        self.slots.push(Some(value));
-        u32::try_from(self.slots.len() - 1).expect("bounded by the memory budget")
-    }
-
-    fn remove(&mut self, index: u32) -> T {
-        self.free.push(index);
-        let value = self.slots[index as usize].take().expect("the index names a value");
-        if self.len() == 0 {
-            // Nobody is left: so is no memory.
-            *self = Self::new();
-        }
-        value
-    }
-
-    fn get(&self, index: u32) -> &T {
-        self.slots[index as usize].as_ref().expect("the index names a value")
-    }
-
-    fn get_mut(&mut self, index: u32) -> &mut T {
-        self.slots[index as usize].as_mut().expect("the index names a value")
-    }
 }
 
 impl WebStore {
@@ -227,6 +193,7 @@ impl WebStore {
             members: Slots::new(),
             by_hash: HashTable::new(),
             by_key: HashTable::new(),
+            sources: Sources::default(),
             totals: WebTotals::default(),
             next_member: 0,
             next_swarm: 0,
@@ -240,7 +207,8 @@ impl WebStore {
         self.swarms.len() == 0
     }
 
-    /// A peer stays, or joins if `admit` says so.
+    /// A peer stays, or joins if `admit` says so, which is told how many of the same source are in
+    /// that swarm.
     ///
     /// # Errors
     /// [`WebRefused`]: it was not there, and is not.
@@ -248,7 +216,7 @@ impl WebStore {
         &mut self,
         now: Seconds,
         arrival: &WebArrival,
-        admit: impl FnOnce(Newcomer) -> Result<(), E>,
+        admit: impl FnOnce(Newcomer, u32) -> Result<(), E>,
     ) -> Result<WebAnnounced, WebRefused<E>> {
         let found = self.find_swarm(&arrival.info_hash);
         let known = found.and_then(|swarm| self.find_member(swarm, arrival));
@@ -259,7 +227,9 @@ impl WebStore {
             return Err(WebRefused::Full);
         }
         let newcomer = if found.is_some() { Newcomer::Peer } else { Newcomer::Swarm };
-        admit(newcomer).map_err(WebRefused::NotAdmitted)?;
+        let source = arrival.source;
+        let beside = found.map_or(0, |swarm| self.sources.count(&self.hasher, swarm, source));
+        admit(newcomer, beside).map_err(WebRefused::NotAdmitted)?;
         let swarm = found.unwrap_or_else(|| self.insert_swarm(&arrival.info_hash));
         let crowd = self.swarms.get(swarm).members.len();
         let evicted = crowd >= self.bounds.peers_per_swarm as usize;
@@ -275,6 +245,7 @@ impl WebStore {
             place: arrival.place,
             peer_id: arrival.peer_id,
             announced: now,
+            source,
             family: arrival.family,
             partial: arrival.report.partial && !arrival.report.seeder,
             completed: false,
@@ -288,6 +259,7 @@ impl WebStore {
         let hash = self.hash_of(swarm, arrival.place, &arrival.peer_id);
         let Self { by_key, members, hasher, .. } = self;
         by_key.insert_unique(hash, member, |&index| key_hash(hasher, members.get(index)));
+        self.sources.enter(&self.hasher, swarm, source);
         if arrival.report.seeder {
             self.set_seeder(member, true);
         }
@@ -464,11 +436,12 @@ impl WebStore {
 
     /// Takes a member out of its swarm, which stays.
     fn remove_member(&mut self, member: u32) {
-        let Member { swarm, place, peer_id, .. } = *self.members.get(member);
+        let Member { swarm, place, peer_id, source, .. } = *self.members.get(member);
         let hash = self.hash_of(swarm, place, &peer_id);
         if let Ok(entry) = self.by_key.find_entry(hash, |&index| index == member) {
             entry.remove();
         }
+        self.sources.leave(&self.hasher, swarm, source);
         self.set_seeder(member, false);
         let last = u32::try_from(self.swarms.get(swarm).members.len() - 1).expect("bounded");
         let position = self.members.get(member).position;
@@ -526,6 +499,7 @@ impl WebStore {
         self.swarms.remove(swarm);
         if self.swarms.len() == 0 {
             (self.by_hash, self.by_key) = (HashTable::new(), HashTable::new());
+            self.sources = Sources::default();
         }
     }
 
@@ -556,7 +530,7 @@ impl WebStore {
 
     /// Panics unless every stated relation holds. For tests and the fuzzers.
     pub fn check_invariants(&self) {
-        let mut members = 0;
+        let (mut members, mut pairs) = (0, 0);
         let mut totals = ([0_u64; 2], [0_u64; 2]);
         let (mut active, mut shared) = (0, 0);
         for (index, swarm) in self.swarms.slots.iter().enumerate() {
@@ -565,10 +539,12 @@ impl WebStore {
             assert_eq!(self.find_swarm(&swarm.info_hash), Some(index));
             assert!(swarm.seeders as usize <= swarm.members.len());
             let mut partial = 0;
+            let mut sources = BTreeMap::new();
             for (position, &member) in swarm.members.iter().enumerate() {
                 let entry = self.members.get(member);
                 assert_eq!((entry.swarm, entry.position as usize), (index, position));
                 assert_eq!(self.find_key(index, entry.place, &entry.peer_id), Some(member));
+                *sources.entry(entry.source).or_insert(0) += 1;
                 let seeder = position < swarm.seeders as usize;
                 assert!(!(seeder && entry.partial));
                 partial += u32::from(entry.partial);
@@ -576,6 +552,10 @@ impl WebStore {
                 sum[entry.family as usize] += 1;
             }
             assert_eq!(swarm.partial, partial);
+            for (&source, &count) in &sources {
+                assert_eq!(self.sources.count(&self.hasher, index, source), count);
+            }
+            pairs += sources.len();
             assert!(!swarm.is_shared || !swarm.members.is_empty());
             active += u64::from(!swarm.members.is_empty());
             shared += u64::from(swarm.is_shared);
@@ -583,6 +563,7 @@ impl WebStore {
         }
         assert_eq!(members, self.members.len());
         assert_eq!(self.by_key.len(), members);
+        assert_eq!(self.sources.len(), pairs);
         assert_eq!(self.by_hash.len(), self.swarms.len());
         assert_eq!(totals, (self.totals.seeders, self.totals.leechers));
         assert_eq!((active, shared), (self.totals.active_swarms, self.totals.shared_swarms));

@@ -12,12 +12,12 @@ const TTL: u32 = 360;
 impl WebStore {
     /// A peer joins or stays.
     fn announce(&mut self, now: Seconds, arrival: &WebArrival) -> Result<WebAnnounced, Full> {
-        self.announce_if(now, arrival, |_| Ok::<(), Infallible>(())).map_err(
-            |refused| match refused {
+        self.announce_if(now, arrival, |_, _| Ok::<(), Infallible>(())).map_err(|refused| {
+            match refused {
                 WebRefused::Full => Full,
                 WebRefused::NotAdmitted(never) => match never {},
-            },
-        )
+            }
+        })
     }
 }
 
@@ -44,6 +44,7 @@ fn arrival(swarm: u32, connection: u64, id: u8, seeder: bool) -> WebArrival {
         info_hash: hash(swarm),
         place: Place { core: u16::from(id & 1), connection },
         peer_id: PeerId([id; 20]),
+        source: connection % 5,
         family: if connection.is_multiple_of(3) { Family::V6 } else { Family::V4 },
         report: Report { seeder, partial: false, completed: false },
     }
@@ -260,16 +261,16 @@ fn newcomers_come_in_if_they_are_admitted_and_others_are_not_asked_for() {
     let (one, other) = (arrival(0, 1, 1, false), arrival(0, 2, 2, true));
     let mut asked = Vec::new();
     for who in [&one, &one, &other, &other] {
-        let admit = |newcomer| {
-            asked.push(newcomer);
+        let admit = |newcomer, beside| {
+            asked.push((newcomer, beside));
             Ok::<(), ()>(())
         };
         store.announce_if(Seconds(0), who, admit).expect("admitted");
     }
-    assert_eq!(asked, [Newcomer::Swarm, Newcomer::Peer]);
+    assert_eq!(asked, [(Newcomer::Swarm, 0), (Newcomer::Peer, 0)]);
     for swarm in [0, 1] {
         let who = arrival(swarm, 3, 3, false);
-        let refused = store.announce_if(Seconds(0), &who, |_| Err("no"));
+        let refused = store.announce_if(Seconds(0), &who, |_, _| Err("no"));
         assert_eq!(refused, Err(WebRefused::NotAdmitted("no")));
     }
     store.check_invariants();
@@ -305,4 +306,35 @@ fn a_swarm_is_looked_into_and_forgotten() {
     ));
     store.forget(&hash(1));
     assert!(store.is_empty());
+}
+
+#[test]
+fn a_newcomer_is_told_how_many_of_its_source_are_there() {
+    let mut store = store(1);
+    let of = |swarm, id, source| WebArrival { source, ..arrival(swarm, u64::from(id), id, false) };
+    let beside = |store: &mut WebStore, who: &WebArrival| {
+        let refused = store.announce_if(Seconds(0), who, |_, beside| Err(beside));
+        match refused {
+            Err(WebRefused::NotAdmitted(beside)) => beside,
+            other => panic!("{other:?}"),
+        }
+    };
+    for id in 0..4 {
+        assert_eq!(beside(&mut store, &of(0, id, 9)), u32::from(id));
+        store.announce(Seconds(0), &of(0, id, 9)).expect("room");
+        store.announce(Seconds(0), &of(1, id, id.into())).expect("room");
+    }
+    assert_eq!(beside(&mut store, &of(0, 8, 1)), 0, "another source");
+    assert_eq!(beside(&mut store, &of(1, 8, 1)), 1, "another swarm");
+    // Known peers stay as they are, and who comes by way of another network stays counted.
+    store.announce(Seconds(0), &of(0, 0, 7)).expect("it is known");
+    assert_eq!(beside(&mut store, &of(0, 8, 9)), 4);
+    assert!(store.leave(Seconds(0), &hash(0), Place { core: 0, connection: 0 }, &PeerId([0; 20])));
+    assert_eq!(beside(&mut store, &of(0, 8, 9)), 3);
+    store.check_invariants();
+    for _ in 0..10 {
+        store.sweep(Seconds(TTL + 1));
+    }
+    assert_eq!(beside(&mut store, &of(0, 8, 9)), 0);
+    store.check_invariants();
 }

@@ -297,11 +297,13 @@ fn nothing_is_lost(mut worker: Worker, sizes: Sizes, streams: [Stream; 2], clien
     let all = |worker: &mut Worker| worker.connections.count() == connections.len();
     turn_until(&mut worker, "connections", all);
     worker.turn().expect("no fault is a reason to give up");
-    let received = worker.tracker.counters().http_received_bytes[0] + connections.len() as u64;
+    let received =
+        |worker: &mut Worker| worker.tracker.counters().http_received_bytes.iter().sum::<u64>();
+    let expected = received(&mut worker) + connections.len() as u64;
     for connection in &mut connections {
         connection.write_all(b"G").expect("it is open");
     }
-    let read = |worker: &mut Worker| worker.tracker.counters().http_received_bytes[0] == received;
+    let read = |worker: &mut Worker| received(worker) == expected;
     turn_until(&mut worker, "a byte of each", read);
     assert_eq!(worker.tracker.counters().ring_enobufs[0], before, "a buffer is missing");
 }
