@@ -10,6 +10,8 @@ use super::herd::{Manner, Then};
 
 /// The first bytes of a TLS 1.2 record with a ClientHello whose rest never comes.
 const HELLO: &[u8] = &[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3];
+/// What a monitor asks, and this one without a pause.
+const METRICS: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
 /// Bytes of a message that is as long as one may be.
 const MESSAGE_BYTES: usize = 64 * 1_024;
 /// Offers of an announce, and bytes of each.
@@ -25,7 +27,8 @@ const PING: u8 = 0x89;
 pub struct Attack {
     pub name: &'static str,
     pub goes_to: Door,
-    pub proof: (&'static str, &'static str),
+    /// `None`: that it was answered is enough.
+    pub proof: Option<(&'static str, &'static str)>,
     pub manner: Manner,
 }
 
@@ -34,6 +37,8 @@ pub struct Attack {
 pub enum Door {
     Plain,
     Tls,
+    /// The one for operators.
+    Admin,
     /// The plain one of a server that may open few files.
     Narrow,
 }
@@ -49,10 +54,10 @@ const QUIET: Manner = Manner {
     receive_buffer: None,
 };
 
-const TIMED_OUT: (&str, &str) = ("http_connections_timed_out", "");
-const REFUSED: (&str, &str) = ("http_connections_refused", "");
-const ACCEPTED: (&str, &str) = ("http_connections_accepted", "");
-const WEB: (&str, &str) = ("web_connections_accepted", "");
+const TIMED_OUT: Option<(&str, &str)> = Some(("http_connections_timed_out", ""));
+const REFUSED: Option<(&str, &str)> = Some(("http_connections_refused", ""));
+const ACCEPTED: Option<(&str, &str)> = Some(("http_connections_accepted", ""));
+const WEB: Option<(&str, &str)> = Some(("web_connections_accepted", ""));
 
 /// No attack at all.
 pub const fn nothing() -> Attack {
@@ -176,7 +181,7 @@ pub fn attacks() -> Vec<Attack> {
         attack(
             "offers",
             Door::Plain,
-            ("web_offers", ""),
+            Some(("web_offers", "")),
             Manner {
                 connections: 100,
                 opens: 500,
@@ -191,6 +196,19 @@ pub fn attacks() -> Vec<Attack> {
             Door::Tls,
             TIMED_OUT,
             Manner { connections: 10_000, opens: 2_000, script: |_| HELLO.to_vec(), ..QUIET },
+        ),
+        attack(
+            "operators",
+            Door::Admin,
+            None,
+            Manner {
+                connections: 32,
+                opens: 100,
+                script: |_| METRICS.to_vec(),
+                every: millis(2),
+                then: Then::Repeat(METRICS.len()),
+                ..QUIET
+            },
         ),
     ]
 }

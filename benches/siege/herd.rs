@@ -55,6 +55,8 @@ pub struct Herd {
     opened: u64,
     /// Those that the other side has ended.
     pub ended: u64,
+    /// Bytes that came.
+    pub heard: u64,
     buffer: Vec<u8>,
 }
 
@@ -73,7 +75,7 @@ impl Herd {
     pub fn new(manner: Manner, target: SocketAddr) -> Self {
         let (due, began) = (VecDeque::new(), Instant::now());
         let (rng, buffer) = (Rng::new(5), vec![0; READ_BYTES]);
-        Self { manner, target, rng, due, began, opened: 0, ended: 0, buffer }
+        Self { manner, target, rng, due, began, opened: 0, ended: 0, heard: 0, buffer }
     }
 
     /// Connections open, as far as we have looked.
@@ -119,7 +121,7 @@ impl Herd {
     }
 
     fn look_at(&mut self, now: Instant, mut client: Client) {
-        match client.turn(&self.manner, &mut self.buffer) {
+        match client.turn(&self.manner, &mut self.buffer, &mut self.heard) {
             Turn::GoesOn => self.due.push_back((now + self.manner.every, client)),
             Turn::Ended => self.ended += 1,
         }
@@ -127,14 +129,14 @@ impl Herd {
 }
 
 impl Client {
-    fn turn(&mut self, manner: &Manner, buffer: &mut [u8]) -> Turn {
+    fn turn(&mut self, manner: &Manner, buffer: &mut [u8], heard: &mut u64) -> Turn {
         loop {
             if !manner.reads {
                 break;
             }
             match self.stream.read(buffer) {
                 Ok(0) => return Turn::Ended,
-                Ok(_) => {}
+                Ok(len) => *heard += len as u64,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(_) => return Turn::Ended,
             }

@@ -48,7 +48,9 @@ pub fn machine(config: &Config, workers: usize, backlog: i32) -> Vec<Finding> {
     let online = fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
     // Without a list of CPUs the operator has to know them.
     let mask = cpu_mask(&online).unwrap_or_else(|| "MASK".to_owned());
-    findings.extend(receive_queues(&cards(Path::new("/sys/class/net")), workers, &mask));
+    let cards = cards(Path::new("/sys/class/net"), Path::new("/proc/irq"));
+    findings.extend(receive_queues(&cards, workers, &mask));
+    findings.extend(interrupts(&cards));
     findings
 }
 
@@ -204,12 +206,14 @@ struct Card {
     queues: usize,
     /// Whether the kernel hands packets of some queue on to other CPUs (RPS).
     spread: bool,
+    /// The CPUs that each of its interrupts goes to, as far as is known: `3`, `0-3`.
+    interrupts: Vec<String>,
 }
 
-/// The cards that are up, by name.
-fn cards(folder: &Path) -> Vec<Card> {
+/// The cards that are up, by name; what their interrupts do is in the folder `irq`.
+fn cards(folder: &Path, irq: &Path) -> Vec<Card> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut cards: Vec<Card> = entries.filter_map(|entry| card(&entry.path())).collect();
+    let mut cards: Vec<Card> = entries.filter_map(|entry| card(&entry.path(), irq)).collect();
     cards.sort_unstable_by(|one, other| one.name.cmp(&other.name));
     cards
 }
@@ -218,7 +222,7 @@ fn cards(folder: &Path) -> Vec<Card> {
 ///
 /// What has no hardware (loopback, bridges, tunnels, the pairs of containers) is not one: its
 /// packets go on where a card's queue has brought them.
-fn card(folder: &Path) -> Option<Card> {
+fn card(folder: &Path, irq: &Path) -> Option<Card> {
     let state = fs::read_to_string(folder.join("operstate")).ok()?;
     // Some drivers never say whether there is a link.
     let is_up = ["up", "unknown"].contains(&state.trim_end());
@@ -235,7 +239,20 @@ fn card(folder: &Path) -> Option<Card> {
             spread |= names_a_cpu(&mask);
         }
     }
-    (queues > 0).then_some(Card { name, queues, spread })
+    let interrupts = interrupt_cpus(&folder.join("device"), irq);
+    (queues > 0).then_some(Card { name, queues, spread, interrupts })
+}
+
+/// The CPUs that each interrupt of a device goes to.
+fn interrupt_cpus(device: &Path, irq: &Path) -> Vec<String> {
+    // Those of a virtual machine's card belong to the device that it is plugged into.
+    let folders = [device.join("msi_irqs"), device.join("../msi_irqs")];
+    let numbers = folders.iter().find_map(|folder| fs::read_dir(folder).ok());
+    let cpus = |number: fs::DirEntry| {
+        let of = irq.join(number.file_name()).join("effective_affinity_list");
+        fs::read_to_string(of).ok().map(|list| list.trim().to_owned())
+    };
+    numbers.into_iter().flatten().flatten().filter_map(cpus).collect()
 }
 
 /// Whether a mask such as `00000000,0000000f` has a bit set.
@@ -292,7 +309,7 @@ fn receive_queues(cards: &[Card], workers: usize, mask: &str) -> Vec<Finding> {
         })
         .collect();
     if findings.is_empty() {
-        let show = |Card { name, queues, spread }: &Card| {
+        let show = |Card { name, queues, spread, .. }: &Card| {
             let spread = if *spread { ", spread by RPS" } else { "" };
             format!("{name}: {queues}{spread}")
         };
@@ -300,6 +317,25 @@ fn receive_queues(cards: &[Card], workers: usize, mask: &str) -> Vec<Finding> {
         findings.push(Finding::ok(title, cards.join("; ")));
     }
     findings
+}
+
+/// Judges where the interrupts of cards with several receive queues go.
+fn interrupts(cards: &[Card]) -> Vec<Finding> {
+    let gathered = cards.iter().filter(|card| card.queues > 1 && !card.spread);
+    let gathered = gathered.filter_map(|Card { name, queues, interrupts, .. }| {
+        let (first, others) = interrupts.split_first()?;
+        let cpu: u32 = first.parse().ok()?;
+        let is_one = !others.is_empty() && others.iter().all(|cpus| cpus == first);
+        is_one.then(|| {
+            let detail = format!(
+                "{name} has {queues} receive queues, and all of its interrupts go to CPU {cpu}."
+            );
+            let remedy = "Run irqbalance, or give each its own CPU: `echo CPU > \
+                          /proc/irq/NUMBER/smp_affinity_list` for its lines in /proc/interrupts.";
+            Finding::new(Level::Warning, "interrupts", detail, remedy.to_owned())
+        })
+    });
+    gathered.collect()
 }
 
 /// What the tracker would have of these lists.
@@ -482,14 +518,14 @@ mod tests {
     }
 
     fn known(name: &str, queues: usize, spread: bool) -> Card {
-        Card { name: name.to_owned(), queues, spread }
+        Card { name: name.to_owned(), queues, spread, interrupts: Vec::new() }
     }
 
     #[test]
     fn cards_are_interfaces_with_hardware_that_are_up() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path();
-        assert_eq!(cards(&path.join("none")), []);
+        assert_eq!(cards(&path.join("none"), path), []);
         fs::write(path.join("bonding_masters"), "\n").expect("ours");
         interface(path, "lo", "unknown\n", false, &["0\n"]);
         interface(path, "veth1", "up\n", false, &["0\n"]);
@@ -500,7 +536,7 @@ mod tests {
         interface(path, "eth4", "up\n", true, &[]);
         fs::remove_file(path.join("eth0/queues/rx-0/rps_cpus")).expect("it is there");
         let expected = [known("eth0", 1, false), known("eth1", 2, true), known("eth2", 1, false)];
-        assert_eq!(cards(path), expected);
+        assert_eq!(cards(path, path), expected);
     }
 
     #[test]
@@ -522,6 +558,48 @@ mod tests {
         assert!(text.contains("`echo f > /sys/class/net/eth0/queues/rx-0/rps_cpus`"), "{text}");
         let fine = receive_queues(&[known("eth0", 1, true), known("eth1", 8, false)], 4, "f");
         assert_eq!(fine[0].detail, "eth0: 1, spread by RPS; eth1: 8");
+    }
+
+    #[test]
+    fn interrupts_that_all_go_to_one_cpu_are_a_warning() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, irq) = (folder.path(), folder.path().join("irq"));
+        for (number, cpus) in [("40", "1\n"), ("41", "1\n"), ("42", "0-3\n")] {
+            fs::create_dir_all(irq.join(number)).expect("ours");
+            fs::write(irq.join(number).join("effective_affinity_list"), cpus).expect("ours");
+        }
+        // One that nobody knows anything about.
+        fs::create_dir(irq.join("43")).expect("ours");
+        for (name, parent, numbers) in [
+            ("eth0", "", &["40", "41", "43"][..]),
+            ("eth1", "..", &["40", "42"]),
+            ("eth2", "", &["42"]),
+        ] {
+            fs::create_dir_all(path.join(name).join("plug/card")).expect("ours");
+            interface(path, name, "up\n", false, &["0\n", "0\n"]);
+            let device = path.join(name).join("plug/card");
+            for number in numbers {
+                fs::create_dir_all(device.join(parent).join("msi_irqs").join(number))
+                    .expect("ours");
+            }
+            symlink(device, path.join(name).join("device")).expect("ours");
+        }
+        let cards = cards(path, &irq);
+        let lists = |list: &[&str]| list.iter().map(|&cpus| cpus.to_owned()).collect::<Vec<_>>();
+        let mut seen: Vec<Vec<String>> = cards.iter().map(|card| card.interrupts.clone()).collect();
+        seen.iter_mut().for_each(|list| list.sort_unstable());
+        assert_eq!(seen, [lists(&["1", "1"]), lists(&["0-3", "1"]), lists(&["0-3"])]);
+        let found = interrupts(&cards);
+        assert_eq!(found.len(), 1);
+        assert_eq!(
+            found[0].detail,
+            "eth0 has 2 receive queues, and all of its interrupts go to CPU 1."
+        );
+        assert!(remedy(&found[0]).contains("/proc/irq/NUMBER/smp_affinity_list"));
+        // What the kernel hands on has left that CPU.
+        let spread = Card { spread: true, ..cards[0].clone() };
+        let narrow = Card { queues: 1, ..cards[0].clone() };
+        assert_eq!(interrupts(&[spread, narrow]), []);
     }
 
     #[test]

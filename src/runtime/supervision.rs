@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, getrlimit, nice};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::MissedTickBehavior;
@@ -19,6 +19,10 @@ use crate::control::door::Token;
 use crate::control::lists::Lists;
 use crate::control::signals::{Signal, Signals};
 use crate::dataplane::orders::Orders;
+
+/// How much worse the priority of the control plane is: it has a tenth of a CPU that it shares with
+/// a worker that is busy all the time.
+const BEHIND_WORKERS: i32 = 10;
 
 /// The control plane: one thread's executor, and the signals that it waits for.
 pub(super) struct Supervision {
@@ -50,6 +54,9 @@ impl Supervision {
     ) -> Result<(), RunError> {
         let error = |source| RunError::Io { what: "starting the control plane", source };
         let Self { executor, mut signals } = self;
+        // Whatever operators ask for, workers come first. On Linux this is about one thread, and
+        // about those that it starts.
+        let _ = nice(BEHIND_WORKERS);
         let outcome = executor.block_on(async {
             let is_watched = !admin.is_empty();
             let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
