@@ -233,8 +233,8 @@ counters! {
     Counter Request requests:
         "Requests received: verified ones over UDP, all that can be read over HTTP and WebSocket.";
     Counter Request replies: "Requests answered, refusals not among them.";
-    Counter Drop drops: "Requests that got no answer, or none in time, by reason.";
-    Counter Refusal refusals: "Requests answered with a failure, by reason.";
+    Counter Drop drops: "Requests that got no answer, or none in time, by transport and reason.";
+    Counter Refusal refusals: "Requests answered with a failure, by transport and reason.";
     Counter Family udp_received_bytes: "Payload bytes of datagrams received.";
     Counter Family udp_sent_bytes: "Payload bytes of datagrams sent.";
     Counter None udp_unverified_received_bytes:
