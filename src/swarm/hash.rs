@@ -155,7 +155,8 @@ mod tests {
     fn endpoints_of_both_families_have_hashes_of_their_own() {
         let hasher = Hasher::new(HashKey(1, 2));
         let mut seen = std::collections::BTreeSet::new();
-        for n in 0..1_000_u32 {
+        let count = if cfg!(miri) { 30 } else { 1_000_u32 };
+        for n in 0..count {
             for port in [1, 2, 65_535] {
                 let v4 = Endpoint::new(std::net::Ipv4Addr::from(n).into(), port);
                 let v6 = Endpoint::new(std::net::Ipv6Addr::from(u128::from(n) << 64).into(), port);

@@ -516,13 +516,15 @@ impl Slab {
         assert_eq!(of_swarms.map(|span| usize::from(span.used)).sum::<usize>(), self.swarm_blocks);
         let marked: usize = self.spans.iter().map(|span| usize::from(span.marked)).sum();
         assert_eq!(marked, self.marked);
+        let mut counts = [[0; CLASSES]; 2];
+        for span in self.spans.iter().filter(|span| span.in_use) {
+            counts[span.usage as usize][span.class.index()] += 1;
+        }
+        assert_eq!(self.in_use, counts);
         let mut linked = 0;
         for (usage, class) in
             [Use::Swarms, Use::Parts].into_iter().flat_map(|u| Class::all().map(move |c| (u, c)))
         {
-            let of = |span: &&Span| span.in_use && (span.usage, span.class) == (usage, class);
-            let count = self.spans.iter().filter(of).count();
-            assert_eq!(self.in_use[usage as usize][class.index()] as usize, count);
             let (mut before, mut at) = (NONE, self.with_room[usage as usize][class.index()]);
             while at != NONE {
                 let span = self.spans[at as usize];

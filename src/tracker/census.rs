@@ -166,6 +166,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
     fn many_names_and_many_announces_take_no_more_than_the_table_and_a_few_looks() {
         let mut census = Census::new(100);
         for second in 0..50 {

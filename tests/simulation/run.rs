@@ -213,21 +213,25 @@ impl Sim {
     pub fn disturb(&mut self, event: &Event) {
         match *event {
             Event::Full(core, on) => {
+                self.hindered = self.world.now;
                 self.full[usize::from(core)] = on;
                 self.world.set_full(core, on);
             }
             Event::Deaf(core, on) => {
+                self.hindered = self.world.now;
                 self.deaf[usize::from(core)] = on;
                 self.trace.count(Fault::Deaf, u64::from(on));
                 self.world.set_deaf(core, on || self.stalled[usize::from(core)]);
             }
             Event::Stall(core, true) => {
+                self.hindered = self.world.now;
                 self.stalled[usize::from(core)] = true;
                 self.trace.count(Fault::Stall, 1);
                 self.world.set_deaf(core, true);
             }
             Event::Stall(core, false) => self.resume(core),
             Event::Late(few) => {
+                self.hindered = self.world.now;
                 self.late = few;
                 self.trace.count(Fault::Late, u64::from(few.is_some()));
             }
@@ -340,13 +344,15 @@ impl Sim {
             assert_eq!(sent.core.0, core, "whoever is asked answers");
             self.udp_sent(tag, &sent);
         }
-        for sent in self.world.http_sent() {
-            self.trace.mix_bytes(&sent.body);
-            self.http_sent(tag, &sent);
-        }
-        for sent in self.world.web_sent() {
+        let (http, web) = (self.world.http_sent(), self.world.web_sent());
+        for sent in web {
             self.trace.mix_bytes(sent.text.as_bytes());
             self.web_sent(tag, &sent);
+        }
+        // Last: a stream may go on with its next request, of which more comes.
+        for sent in http {
+            self.trace.mix_bytes(&sent.body);
+            self.http_sent(tag, &sent);
         }
         self.world.outcomes().clear();
         if let Some(Arrival::Udp(arrival)) = self.arrivals.get(&tag) {
