@@ -251,11 +251,18 @@ fn locked_memory(limit: Option<u64>, rings_are_free: bool, workers: usize) -> Fi
     Finding::new(level, title, detail, remedy.to_owned())
 }
 
-/// Descriptors that the tracker may come to hold.
-fn files_needed(settings: &Settings, files: u64) -> u64 {
+/// Descriptors that the tracker may come to hold if it may have `files`, or as many as that comes
+/// to: the more it may have, the more are the operators'.
+fn files_needed(settings: &Settings, mut files: u64) -> u64 {
     let connections = u64::try_from(settings.max_connections).unwrap_or(u64::MAX);
-    let others = files_besides_connections(settings.workers, settings.sockets, files);
-    connections.saturating_add(others)
+    loop {
+        let others = files_besides_connections(settings.workers, settings.sockets, files);
+        let needed = connections.saturating_add(others);
+        if needed <= files {
+            return needed;
+        }
+        files = needed;
+    }
 }
 
 /// Descriptors that the tracker holds without any connection of a peer, if it may have `files`.
@@ -552,7 +559,9 @@ mod tests {
     #[test]
     fn open_files_are_judged_by_both_limits() {
         let needed = files_needed(&SETTINGS, 1_024);
-        assert_eq!(needed, 1_000 + 4 + 2 * 64 + 64);
+        assert_eq!(needed, 1_000 + 4 + 2 * 64 + 32 + 37);
+        assert_eq!(files_needed(&SETTINGS, needed), needed, "what is advised is enough");
+        assert_eq!(files_needed(&SETTINGS, 20_000), 1_000 + 4 + 2 * 64 + 32 + 256);
         let judge = |current, maximum| level(open_files(&Rlimit { current, maximum }, needed));
         assert_eq!(judge(Some(needed), Some(needed)), Level::Ok);
         assert_eq!(judge(None, None), Level::Ok);

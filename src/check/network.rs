@@ -50,7 +50,7 @@ pub fn machine(config: &Config, workers: usize, backlog: i32) -> Vec<Finding> {
     let mask = cpu_mask(&online).unwrap_or_else(|| "MASK".to_owned());
     let cards = cards(Path::new("/sys/class/net"), Path::new("/proc/irq"));
     findings.extend(receive_queues(&cards, workers, &mask));
-    findings.extend(interrupts(&cards));
+    findings.extend(interrupts(&cards, workers));
     findings
 }
 
@@ -250,7 +250,9 @@ fn interrupt_cpus(device: &Path, irq: &Path) -> Vec<String> {
     let numbers = folders.iter().find_map(|folder| fs::read_dir(folder).ok());
     let cpus = |number: fs::DirEntry| {
         let of = irq.join(number.file_name()).join("effective_affinity_list");
-        fs::read_to_string(of).ok().map(|list| list.trim().to_owned())
+        // One that no driver has asked for goes nowhere.
+        let list = fs::read_to_string(of).ok().filter(|list| !list.trim().is_empty())?;
+        Some(list.trim().to_owned())
     };
     numbers.into_iter().flatten().flatten().filter_map(cpus).collect()
 }
@@ -319,9 +321,9 @@ fn receive_queues(cards: &[Card], workers: usize, mask: &str) -> Vec<Finding> {
     findings
 }
 
-/// Judges where the interrupts of cards with several receive queues go.
-fn interrupts(cards: &[Card]) -> Vec<Finding> {
-    let gathered = cards.iter().filter(|card| card.queues > 1 && !card.spread);
+/// Judges where the interrupts of cards with several receive queues go, for several workers.
+fn interrupts(cards: &[Card], workers: usize) -> Vec<Finding> {
+    let gathered = cards.iter().filter(|card| workers > 1 && card.queues > 1 && !card.spread);
     let gathered = gathered.filter_map(|Card { name, queues, interrupts, .. }| {
         let (first, others) = interrupts.split_first()?;
         let cpu: u32 = first.parse().ok()?;
@@ -564,14 +566,14 @@ mod tests {
     fn interrupts_that_all_go_to_one_cpu_are_a_warning() {
         let folder = tempfile::tempdir().expect("a folder");
         let (path, irq) = (folder.path(), folder.path().join("irq"));
-        for (number, cpus) in [("40", "1\n"), ("41", "1\n"), ("42", "0-3\n")] {
+        for (number, cpus) in [("40", "1\n"), ("41", "1\n"), ("42", "0-3\n"), ("44", "\n")] {
             fs::create_dir_all(irq.join(number)).expect("ours");
             fs::write(irq.join(number).join("effective_affinity_list"), cpus).expect("ours");
         }
         // One that nobody knows anything about.
         fs::create_dir(irq.join("43")).expect("ours");
         for (name, parent, numbers) in [
-            ("eth0", "", &["40", "41", "43"][..]),
+            ("eth0", "", &["40", "41", "43", "44"][..]),
             ("eth1", "..", &["40", "42"]),
             ("eth2", "", &["42"]),
         ] {
@@ -589,7 +591,8 @@ mod tests {
         let mut seen: Vec<Vec<String>> = cards.iter().map(|card| card.interrupts.clone()).collect();
         seen.iter_mut().for_each(|list| list.sort_unstable());
         assert_eq!(seen, [lists(&["1", "1"]), lists(&["0-3", "1"]), lists(&["0-3"])]);
-        let found = interrupts(&cards);
+        assert_eq!(interrupts(&cards, 1), []);
+        let found = interrupts(&cards, 2);
         assert_eq!(found.len(), 1);
         assert_eq!(
             found[0].detail,
@@ -599,7 +602,7 @@ mod tests {
         // What the kernel hands on has left that CPU.
         let spread = Card { spread: true, ..cards[0].clone() };
         let narrow = Card { queues: 1, ..cards[0].clone() };
-        assert_eq!(interrupts(&[spread, narrow]), []);
+        assert_eq!(interrupts(&[spread, narrow], 2), []);
     }
 
     #[test]

@@ -108,7 +108,8 @@ pub fn spawn(
     connections_max: usize,
     state: &State,
 ) -> io::Result<()> {
-    let room = Arc::new(Semaphore::new(connections_max));
+    // Each listener holds a place while it waits for the next connection.
+    let room = Arc::new(Semaphore::new(connections_max + listeners.len()));
     for listener in listeners {
         let room = room.clone();
         match listener {

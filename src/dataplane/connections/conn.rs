@@ -12,6 +12,7 @@ use crate::limits::{
     WEB_CLOSE_SECONDS, WEB_IDLE_SECONDS, WEB_PING_SECONDS, WEB_QUEUE_BYTES_MAX, WEB_SILENT_SECONDS,
 };
 use crate::time::Seconds;
+use crate::wire::addr::Family;
 use crate::wire::http;
 
 /// Bytes that sealing adds to a response of one record, about.
@@ -69,6 +70,8 @@ pub(super) struct Conn {
     pub stream: OwnedFd,
     /// The other side, or whom a PROXY header names.
     pub peer: IpAddr,
+    /// Of the connection itself, whoever a proxy says is behind it.
+    pub family: Family,
     /// Who sent the last request, if a proxy says so, else the peer.
     pub client: IpAddr,
     /// The address that it is counted for.
@@ -273,6 +276,7 @@ mod tests {
         let mut conn = Conn {
             stream: stream.into(),
             peer,
+            family: Family::V4,
             client: peer,
             counted: None,
             forwarded: false,

@@ -233,6 +233,7 @@ impl Connections {
         *conn = Some(Conn {
             stream,
             peer,
+            family: Family::of(peer),
             client: peer,
             counted,
             forwarded,
@@ -271,8 +272,7 @@ impl Connections {
         effects: &mut impl Effects,
     ) -> Progress {
         let Some(conn) = find(&mut self.slots, token) else { return Progress(Step::Close) };
-        let family = Family::of(conn.peer) as usize;
-        tracker.counters_mut().http_received_bytes[family] += bytes.len() as u64;
+        tracker.counters_mut().http_received_bytes[conn.family as usize] += bytes.len() as u64;
         conn.reading = false;
         if conn.state == State::Closing {
             return Progress(Step::Close);
@@ -404,7 +404,7 @@ impl Connections {
         let (Some(before), Ok(count)) = (conn.writing.take(), result) else {
             return Progress(Step::Close);
         };
-        tracker.counters_mut().http_sent_bytes[Family::of(conn.peer) as usize] += u64::from(count);
+        tracker.counters_mut().http_sent_bytes[conn.family as usize] += u64::from(count);
         if count == 0 || conn.state == State::Closing {
             return Progress(Step::Close);
         }
