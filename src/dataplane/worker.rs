@@ -29,7 +29,7 @@ use crate::limits::BATCH_MAX;
 use crate::time::Seconds;
 use crate::tracker::counters::record_latency;
 use crate::tracker::http::Connection;
-use crate::tracker::published::Published;
+use crate::tracker::published::{Pages, Published};
 use crate::tracker::{Datagram, Setup, Tracker};
 
 /// How often an idle worker looks at the time.
@@ -54,6 +54,8 @@ pub struct Parts {
     pub http: Vec<(TcpListener, Listening)>,
     /// The certificates, if a listener needs them.
     pub tls: Option<Arc<ServerConfig>>,
+    /// `/stats` and `/stats.json` at first, if they are served.
+    pub pages: Option<Arc<Pages>>,
     /// The bounds of its connections.
     pub http_limits: Limits,
     /// Its mailboxes.
@@ -148,7 +150,7 @@ impl Worker {
         let mut worker = Self {
             ring,
             tracker: Tracker::new(parts.setup),
-            connections: Connections::new(parts.http_limits, parts.tls),
+            connections: Connections::new(parts.http_limits, parts.tls, parts.pages),
             unarmed: (0..parts.udp.len()).filter_map(|index| u8::try_from(index).ok()).collect(),
             failed: Vec::new(),
             sweeping: false,

@@ -175,6 +175,8 @@ pub fn run(config: &Config, log: LogFilter) -> Result<(), RunError> {
         log: Arc::new(log),
     });
 
+    // Nothing has been counted yet; whoever asks first is answered all the same.
+    let pages = config.http.stats.then(|| Arc::new(state.pages()));
     let (ended, mut endings) = tokio::sync::mpsc::unbounded_channel();
     let mut threads = Vec::new();
     for (index, post) in mesh.into_iter().enumerate() {
@@ -198,6 +200,7 @@ pub fn run(config: &Config, log: LogFilter) -> Result<(), RunError> {
                 .map(|(group, listen)| (group.remove(0), listening(listen)))
                 .collect(),
             tls: tls.clone(),
+            pages: pages.clone(),
             http_limits: plan.http_limits,
             post,
             published: published[index].clone(),

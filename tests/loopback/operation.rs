@@ -81,22 +81,23 @@ fn an_unknown_key_is_refused_and_the_nearest_named() {
 #[test]
 fn public_statistics_are_in_the_shape_that_monitors_read() {
     let Some(throng) = start(&["workers=2"]) else { return };
-    let hash = random_hash(&mut Rng::new(42));
-    Udp::connect(throng.udp[0]).announce(&leecher(hash, 27_600));
-    let mut connection = Http::connect(throng.http[0]);
-    connection.announce(&seeder(hash, 27_601));
-    let mut read = || {
+    let read = |connection: &mut Http| {
         let response = connection.get("/stats.json");
         assert_eq!(response.field("content-type"), Some("application/json"), "{}", response.head);
         serde_json::from_slice::<serde_json::Value>(&response.body).expect("JSON")
     };
-    eventually("both are counted", PATIENCE, || read()["peersAll"] == 2);
+    let mut connection = Http::connect(throng.http[0]);
+    assert_eq!(read(&mut connection)["peersAll"], 0, "from the first request on");
+    let hash = random_hash(&mut Rng::new(42));
+    Udp::connect(throng.udp[0]).announce(&leecher(hash, 27_600));
+    connection.announce(&seeder(hash, 27_601));
+    eventually("both are counted", PATIENCE, || read(&mut connection)["peersAll"] == 2);
     let expected = serde_json::json!({
         "torrents": 1, "activeTorrents": 1, "peersAll": 2, "peersSeederOnly": 1,
         "peersLeecherOnly": 1, "peersSeederAndLeecher": 0, "peersIPv4": 2, "peersIPv6": 0,
         "clients": {"unknown": {"-XX0001-": 2}},
     });
-    eventually("their clients are known", PATIENCE, || read() == expected);
+    eventually("their clients are known", PATIENCE, || read(&mut connection) == expected);
     let page = connection.get("/stats");
     assert_eq!((page.status, page.field("connection")), (200, Some("keep-alive")));
     assert!(

@@ -127,7 +127,11 @@ pub struct Connections {
 impl Connections {
     /// No connection yet.
     #[must_use]
-    pub fn new(limits: Limits, tls: Option<Arc<ServerConfig>>) -> Self {
+    pub fn new(
+        limits: Limits,
+        tls: Option<Arc<ServerConfig>>,
+        pages: Option<Arc<Pages>>,
+    ) -> Self {
         Self {
             limits,
             slots: Vec::new(),
@@ -138,7 +142,7 @@ impl Connections {
             crowd: Crowd::new(limits.per_address_max),
             expiring: usize::MAX,
             tls,
-            pages: None,
+            pages,
         }
     }
 

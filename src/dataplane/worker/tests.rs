@@ -75,6 +75,7 @@ fn served(sizes: Sizes) -> Served {
         udp: vec![listener],
         http: vec![(http, Listening::default())],
         tls: None,
+        pages: None,
         http_limits,
         post,
         published: Arc::default(),
