@@ -212,7 +212,7 @@ fn a_million_mixed_announces_and_scrapes_over_udp_allocate_nothing() {
     assert!(after.completed[0] > before.completed[0]);
     let scrapes = [Family::V4, Family::V6]
         .map(|family| request_index(Transport::Udp, family, Action::Scrape))
-        .map(|index| after.replies[index] - before.replies[index]);
+        .map(|index| after.replies()[index] - before.replies()[index]);
     assert!(scrapes.iter().all(|&count| count > 10_000), "{scrapes:?}");
     assert!(after.drops.iter().sum::<u64>() > before.drops.iter().sum::<u64>());
     assert_eq!(counted.count_total, 0, "{counted:?}");

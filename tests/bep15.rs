@@ -16,11 +16,11 @@ use throng::limits::{
 use throng::rng::Rng;
 use throng::swarm::Bounds;
 use throng::tracker::access::Access;
-use throng::tracker::counters::{Counters, Transport};
+use throng::tracker::counters::{Action, Asked, Counters, Transport};
 use throng::tracker::limiter::{Limits, Rate};
 use throng::tracker::outcome::{Change, DropReason, Refusal};
 use throng::tracker::policy::{POLITE_INTERVAL_SECS, Policy, PortSet};
-use throng::wire::addr::Endpoint;
+use throng::wire::addr::{Endpoint, Family};
 use throng::wire::announce::{Announce, Event, Left, NumWant};
 use throng::wire::error::ParseError;
 use throng::wire::id::{ConnectionId, InfoHash};
@@ -137,7 +137,7 @@ fn unverified_sources_never_get_more_bytes_than_they_send() {
     let received =
         counters.udp_unverified_received_bytes[0] - before.udp_unverified_received_bytes[0];
     assert!(sent > 0 && sent <= received, "{sent} of {received}");
-    assert_eq!(counters.replies[1], before.replies[1], "nobody was verified");
+    assert_eq!(counters.replies()[1], before.replies()[1], "nobody was verified");
 }
 
 #[test]
@@ -978,7 +978,7 @@ fn an_announce_that_reaches_the_wrong_core_is_answered_by_the_owner() {
     let counters = world.counters();
     assert_eq!((counters.messages_sent, counters.messages_received), ([40], [40]));
     // Each datagram is counted once, where it came in, and once more where it was answered.
-    assert_eq!((counters.requests[1], counters.replies[1]), (40, 40));
+    assert_eq!((counters.requests[1], counters.replies()[1]), (40, 40));
     assert_eq!(counters.udp_received_bytes[0], 40 * (16 + 98));
 }
 
@@ -1439,9 +1439,17 @@ fn every_drop_is_counted_in_its_own_cell_and_no_other() {
     for reason in all {
         let Some(mut world) = provoke_drop(reason) else { continue };
         let mut expected = Counters::default();
-        expected.drop(Transport::Udp, reason);
-        assert_eq!(world.counters().drops, expected.drops, "{reason:?}");
-        assert_eq!(world.counters().refusals, expected.refusals, "{reason:?}");
+        let action = match reason {
+            DropReason::BadConnectionId | DropReason::MailboxFull => Some(Action::Announce),
+            DropReason::TooManyScrapes | DropReason::OwnerSilent => Some(Action::Scrape),
+            DropReason::NoSendSlot => Some(Action::Connect),
+            _ => None,
+        };
+        expected.drop(Asked { transport: Transport::Udp, family: Family::V4, action }, reason);
+        let counters = world.counters();
+        assert_eq!(counters.drops, expected.drops, "{reason:?}");
+        assert_eq!(counters.refusals, expected.refusals, "{reason:?}");
+        assert_eq!(unanswered(&counters), unanswered(&expected), "{reason:?}");
     }
 }
 
@@ -1472,9 +1480,13 @@ fn every_udp_refusal_is_counted_in_its_own_cell_and_sent_as_its_text() {
         let answer = world.answer(v4(1), &request);
         assert_eq!(read_error(&answer), refusal.text());
         let mut expected = Counters::default();
-        expected.refuse(Transport::Udp, refusal);
-        assert_eq!(world.counters().refusals, expected.refusals);
-        assert_eq!(world.counters().drops, expected.drops);
+        let is_scrape = refusal == Refusal::FullScrape;
+        let action = Some(if is_scrape { Action::Scrape } else { Action::Announce });
+        expected.refuse(Asked { transport: Transport::Udp, family: Family::V4, action }, refusal);
+        let counters = world.counters();
+        assert_eq!(counters.refusals, expected.refusals);
+        assert_eq!(counters.drops, expected.drops);
+        assert_eq!(unanswered(&counters), unanswered(&expected));
     }
 }
 

@@ -24,7 +24,7 @@ use throng::limits::{
 use throng::rng::Rng;
 use throng::swarm::Bounds;
 use throng::tracker::access::Access;
-use throng::tracker::counters::{Action, Counters, Transport, refusal_index, request_index};
+use throng::tracker::counters::{Action, Asked, Counters, Transport, refusal_index, request_index};
 use throng::tracker::limiter::Limits;
 use throng::tracker::outcome::{DropReason, Refusal};
 use throng::tracker::policy::{POLITE_INTERVAL_SECS, Policy};
@@ -1130,7 +1130,7 @@ fn access_lists_apply_to_announces_and_scrapes() {
             let counters = world.counters();
             let index = request_index(Transport::Web, Family::V4, Action::Announce);
             let refusals = counters.refusals.iter().sum::<u64>();
-            assert_eq!(counters.requests[index], counters.replies[index] + refusals);
+            assert_eq!(counters.requests[index], counters.replies()[index] + refusals);
         }
     }
 }
@@ -1336,7 +1336,8 @@ fn every_refusal_has_its_own_cell_and_fixed_text_and_leaves_the_connection_usabl
         assert_eq!(Json::Object(reply.object), expected, "{start}");
         assert!(!reply.text.contains("Mark"));
         let mut expected = before;
-        expected.refuse(Transport::Web, refusal);
+        let asked = Asked { transport: Transport::Web, family: Family::V4, action: None };
+        expected.refuse(asked, refusal);
         assert_eq!(world.counters(), expected, "one cell, and nothing else: {start}");
         causes.insert(refusal.index());
         assert_eq!(world.web_announce(web, &says(HASH, peer(1))), (0, 2));
@@ -1441,13 +1442,13 @@ fn counters_tell_websockets_from_the_rest() {
         let counters = world.counters();
         let requests = |counters: &Counters, family, action| {
             let index = request_index(Transport::Web, family, action);
-            (counters.requests[index], counters.replies[index])
+            (counters.requests[index], counters.replies()[index])
         };
         for (family, action, expected) in [
             (Family::V4, Action::Announce, (2, 2)),
             (Family::V6, Action::Announce, (2, 2)),
-            // An answer is brought to somebody else; nobody is answered.
-            (Family::V4, Action::Answer, (2, 0)),
+            // One was passed on, one was to no offer.
+            (Family::V4, Action::Answer, (2, 1)),
             (Family::V6, Action::Answer, (0, 0)),
             (Family::V4, Action::Scrape, (2, 1)),
             (Family::V6, Action::Scrape, (1, 1)),
@@ -1457,7 +1458,7 @@ fn counters_tell_websockets_from_the_rest() {
         }
         let of_others = |counters: &Counters| {
             let web = request_index(Transport::Web, Family::V4, Action::Connect);
-            (counters.requests[..web].to_vec(), counters.replies[..web].to_vec())
+            (counters.requests[..web].to_vec(), counters.replies()[..web].to_vec())
         };
         assert_eq!(of_others(&counters), of_others(&udp), "other transports have done nothing");
         for refusal in [Refusal::NoSuchOffer, Refusal::FullScrape] {

@@ -278,7 +278,7 @@ fn refused_torrents(view: &View<'_>) -> Option<Finding> {
     // A connection id is no answer about a torrent.
     let is_about_torrents = |kind: &usize| kind % 4 != Action::Connect as usize;
     let answered = view.grew(|counters| {
-        (0..REQUEST_KINDS).filter(is_about_torrents).map(|kind| counters.replies[kind]).sum()
+        (0..REQUEST_KINDS).filter(is_about_torrents).map(|kind| counters.replies()[kind]).sum()
     });
     (refused > FEW && refused > answered).then(|| {
         let detail = format!(
@@ -323,7 +323,7 @@ fn banned(view: &View<'_>) -> Option<Finding> {
         + view.grew(|counters| {
             counters.http_connections_banned[0] + counters.refused(Refusal::Banned)
         });
-    let served = view.grew(|counters| counters.replies.iter().sum());
+    let served = view.grew(|counters| counters.replies().iter().sum());
     (dropped > FEW && dropped > served / 100).then(|| {
         let detail = format!(
             "{} from banned networks were dropped in the last minute.",
@@ -365,6 +365,7 @@ mod tests {
     use super::*;
     use crate::control::kernel::{Reading, Socket};
     use crate::tracker::counters::{Transport, drop_index, refusal_index};
+    use crate::wire::addr::Family;
 
     fn moment(at: u64, change: impl Fn(&mut Counters, &mut Reading)) -> Moment {
         let mut counters = Counters::default();
@@ -403,6 +404,10 @@ mod tests {
         assert_eq!(findings(&View { before: &before, now: &now, samples: &[] }), []);
     }
 
+    fn answer(counters: &mut Counters, action: Action, times: u64) {
+        (0..times).for_each(|_| counters.reply(Transport::Udp, Family::V4, action));
+    }
+
     #[test]
     fn each_thing_that_is_wrong_is_named() {
         type Change = fn(&mut Counters, &mut Reading);
@@ -431,13 +436,14 @@ mod tests {
             ("limits", |counters, _| counters.http_connections_limited = [FEW + 1]),
             ("banned networks", |counters, _| {
                 counters.drops[drop_index(Transport::Udp, DropReason::Banned)] = FEW + 1;
-                counters.replies[1] = FEW;
+                answer(counters, Action::Announce, FEW);
             }),
             ("banned networks", |counters, _| counters.http_connections_banned = [FEW + 1]),
             ("access list", |counters, _| {
                 counters.refusals[refusal_index(Transport::Http, Refusal::NotAllowed)] = FEW + 1;
                 // As many connection ids as announces, as over UDP.
-                (counters.replies[0], counters.replies[1]) = (1_000, FEW);
+                answer(counters, Action::Connect, 1_000);
+                answer(counters, Action::Announce, FEW);
             }),
         ];
         let quiet = Sample { store_budget_bytes: 1.0, ..Sample::default() };
@@ -472,7 +478,7 @@ mod tests {
             counters.drops[drop_index(Transport::Udp, DropReason::BadConnectionId)] = 100;
             counters.requests[1] = 1_000;
             counters.refusals[refusal_index(Transport::Http, Refusal::NotAllowed)] = 100;
-            counters.replies[1] = 1_000;
+            answer(counters, Action::Announce, 1_000);
         };
         assert_eq!(titles(quiet, share), []);
     }

@@ -11,8 +11,8 @@ use serde::ser::{SerializeMap, Serializer};
 
 use super::kernel::Reading;
 use super::metrics::{real, seconds};
+use crate::tracker::counters::request_index;
 use crate::tracker::counters::{Action, Counters, LATENCY_BOUNDS, LATENCY_CELLS, Transport};
-use crate::tracker::counters::{REQUEST_KINDS, request_index};
 use crate::wire::addr::Family;
 
 /// Seconds that are kept.
@@ -219,7 +219,7 @@ fn total(workers: &[Counters]) -> Counters {
 }
 
 fn answered(counters: &Counters, transport: Transport, action: Action) -> u64 {
-    let cells: &[u64; REQUEST_KINDS] = &counters.replies;
+    let cells = counters.replies();
     Family::ALL.into_iter().map(|family| cells[request_index(transport, family, action)]).sum()
 }
 
@@ -324,8 +324,8 @@ mod tests {
         let before = moment(10, vec![Counters::default(), Counters::default()], [0, 0]);
         let mut counters = Counters::default();
         for family in Family::ALL {
-            counters.replies[request_index(Transport::Udp, family, Action::Announce)] = 100;
-            counters.replies[request_index(Transport::Web, family, Action::Scrape)] = 3;
+            (0..100).for_each(|_| counters.reply(Transport::Udp, family, Action::Announce));
+            (0..3).for_each(|_| counters.reply(Transport::Web, family, Action::Scrape));
         }
         (counters.seeders, counters.web_leechers) = ([5, 6], [1, 2]);
         let now = moment(12, vec![counters.clone(), counters], [2_000_000_000, 1_000_000_000]);

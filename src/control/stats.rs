@@ -48,7 +48,7 @@ pub fn render(total: &Counters, workers: usize, uptime: Duration) -> String {
         leechers: total.leechers.into(),
         completed: total.completed[0],
         requests: total.requests.iter().sum(),
-        replies: total.replies.iter().sum(),
+        replies: total.replies().iter().sum(),
         refusals: total.refusals.iter().sum(),
         drops: total.drops.iter().sum(),
         http_connections: total.http_connections[0],

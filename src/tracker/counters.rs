@@ -4,6 +4,8 @@
 //! in a fixed order for publication, [`Counters::from_words`] puts them together again on the other
 //! side.
 
+use std::net::IpAddr;
+
 use super::outcome::{DropReason, Refusal};
 use crate::swarm::GROUPS;
 use crate::wire::addr::Family;
@@ -34,8 +36,44 @@ pub enum Action {
     Answer = 3,
 }
 
+/// What a request is about, as far as it is known.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Asked {
+    /// How it reached us.
+    pub transport: Transport,
+    /// Of whoever sent it.
+    pub family: Family,
+    /// `None` if it could not be read, or if nobody has looked.
+    pub action: Option<Action>,
+}
+
+impl Asked {
+    /// A request for `action` from `source`.
+    #[must_use]
+    pub fn new(transport: Transport, source: IpAddr, action: Option<Action>) -> Self {
+        Self { transport, family: Family::of(source.to_canonical()), action }
+    }
+}
+
+/// What came of a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum RequestResult {
+    /// It got what it asked for; an answer (WebTorrent) was passed on.
+    Answered = 0,
+    /// It was told why not.
+    Refused = 1,
+    /// It got no answer.
+    Dropped = 2,
+}
+
 /// Transports times families times actions.
-pub const REQUEST_KINDS: usize = TRANSPORTS * 2 * 4;
+pub const REQUEST_KINDS: usize = TRANSPORTS * 2 * ACTIONS;
+
+/// Things that a request asks for.
+const ACTIONS: usize = 4;
+/// Things that came of one.
+const RESULTS: usize = 3;
 
 /// Ways in which requests reach us.
 const TRANSPORTS: usize = 3;
@@ -43,7 +81,18 @@ const TRANSPORTS: usize = 3;
 /// The place of a kind of request in [`Counters::requests`].
 #[must_use]
 pub const fn request_index(transport: Transport, family: Family, action: Action) -> usize {
-    (transport as usize * 2 + family as usize) * 4 + action as usize
+    (transport as usize * 2 + family as usize) * ACTIONS + action as usize
+}
+
+/// The place in [`Counters::results`] of what came of such a request. Unknown actions come last.
+#[must_use]
+pub const fn result_index(asked: Asked, result: RequestResult) -> usize {
+    let action = match asked.action {
+        Some(action) => action as usize,
+        None => ACTIONS,
+    };
+    let sender = asked.transport as usize * 2 + asked.family as usize;
+    (sender * (ACTIONS + 1) + action) * RESULTS + result as usize
 }
 
 /// The place in [`Counters::drops`] of what is dropped for this reason.
@@ -108,6 +157,8 @@ pub enum Labels {
     None,
     /// `transport`, `family`, `action`, in the order of [`request_index`].
     Request,
+    /// `transport`, `family`, `action` and `result`, in the order of [`result_index`].
+    Result,
     /// `family`, in the order of [`Family::ALL`].
     Family,
     /// `peers`: of all, and of those that have peers now.
@@ -129,6 +180,7 @@ impl Labels {
         match self {
             Self::None => 1,
             Self::Request => REQUEST_KINDS,
+            Self::Result => TRANSPORTS * 2 * (ACTIONS + 1) * RESULTS,
             Self::Family | Self::Active => 2,
             Self::Drop => TRANSPORTS * DropReason::COUNT,
             Self::Refusal => TRANSPORTS * Refusal::COUNT,
@@ -142,16 +194,27 @@ impl Labels {
     pub fn of(self, index: usize) -> Vec<(&'static str, &'static str)> {
         const TRANSPORT_NAMES: [&str; TRANSPORTS] = ["udp", "http", "websocket"];
         const FAMILIES: [&str; 2] = ["ipv4", "ipv6"];
+        const ACTION_NAMES: [&str; ACTIONS + 1] =
+            ["connect", "announce", "scrape", "answer", "unknown"];
+        let asked = |sender: usize, action: usize| {
+            vec![
+                ("transport", TRANSPORT_NAMES[sender / 2]),
+                ("family", FAMILIES[sender % 2]),
+                ("action", ACTION_NAMES[action]),
+            ]
+        };
         let refused = |name: fn(usize) -> &'static str, count: usize| {
             vec![("transport", TRANSPORT_NAMES[index / count]), ("reason", name(index % count))]
         };
         match self {
             Self::None | Self::Latency => Vec::new(),
-            Self::Request => vec![
-                ("transport", TRANSPORT_NAMES[index / 8]),
-                ("family", FAMILIES[index / 4 % 2]),
-                ("action", ["connect", "announce", "scrape", "answer"][index % 4]),
-            ],
+            Self::Request => asked(index / ACTIONS, index % ACTIONS),
+            Self::Result => {
+                let (kind, result) = (index / RESULTS, index % RESULTS);
+                let mut labels = asked(kind / (ACTIONS + 1), kind % (ACTIONS + 1));
+                labels.push(("result", ["answered", "refused", "dropped"][result]));
+                labels
+            }
             Self::Family => vec![("family", FAMILIES[index])],
             Self::Active => vec![("peers", ["any", "present"][index])],
             Self::Drop => refused(DropReason::label, DropReason::COUNT),
@@ -232,7 +295,8 @@ macro_rules! counters {
 counters! {
     Counter Request requests:
         "Requests received: verified ones over UDP, all that can be read over HTTP and WebSocket.";
-    Counter Request replies: "Requests answered, refusals not among them.";
+    Counter Result results:
+        "What came of requests; also of those whose action could not be read (unknown).";
     Counter Drop drops: "Requests that got no answer, or none in time, by transport and reason.";
     Counter Refusal refusals: "Requests answered with a failure, by transport and reason.";
     Counter Family udp_received_bytes: "Payload bytes of datagrams received.";
@@ -301,17 +365,39 @@ impl Counters {
 
     /// Counts an answer.
     pub fn reply(&mut self, transport: Transport, family: Family, action: Action) {
-        self.replies[request_index(transport, family, action)] += 1;
+        let asked = Asked { transport, family, action: Some(action) };
+        self.results[result_index(asked, RequestResult::Answered)] += 1;
     }
 
     /// Counts a request that gets no answer.
-    pub fn drop(&mut self, transport: Transport, reason: DropReason) {
-        self.drops[drop_index(transport, reason)] += 1;
+    pub fn drop(&mut self, asked: Asked, reason: DropReason) {
+        self.drops[drop_index(asked.transport, reason)] += 1;
+        self.results[result_index(asked, RequestResult::Dropped)] += 1;
     }
 
     /// Counts a refusal.
-    pub fn refuse(&mut self, transport: Transport, refusal: Refusal) {
-        self.refusals[refusal_index(transport, refusal)] += 1;
+    pub fn refuse(&mut self, asked: Asked, refusal: Refusal) {
+        self.refusals[refusal_index(asked.transport, refusal)] += 1;
+        self.results[result_index(asked, RequestResult::Refused)] += 1;
+    }
+
+    /// Counts a request that is refused because its owner was silent for too long.
+    pub fn refuse_late(&mut self, asked: Asked) {
+        self.drops[drop_index(asked.transport, DropReason::OwnerSilent)] += 1;
+        self.refuse(asked, Refusal::Busy);
+    }
+
+    /// How many requests were answered, in the order of [`request_index`].
+    #[must_use]
+    pub fn replies(&self) -> [u64; REQUEST_KINDS] {
+        let answered = self.results.iter().step_by(RESULTS);
+        let mut replies = [0; REQUEST_KINDS];
+        // Nobody answers what cannot be read.
+        let known = answered.enumerate().filter(|(kind, _)| kind % (ACTIONS + 1) < ACTIONS);
+        for (reply, (_, answered)) in replies.iter_mut().zip(known) {
+            *reply = *answered;
+        }
+        replies
     }
 
     /// How many requests of any transport got no answer for this reason.
@@ -369,14 +455,54 @@ mod tests {
     }
 
     #[test]
+    fn each_request_has_one_result() {
+        let mut counters = Counters::default();
+        let source = "::ffff:1.2.3.4".parse().expect("an address");
+        let asked = Asked::new(Transport::Web, source, Some(Action::Scrape));
+        counters.reply(asked.transport, asked.family, Action::Scrape);
+        counters.refuse(asked, Refusal::FullScrape);
+        counters.refuse_late(asked);
+        counters.drop(Asked { action: None, ..asked }, DropReason::TooLong);
+        assert_eq!(counters.results.iter().sum::<u64>(), 4);
+        let refused = result_index(asked, RequestResult::Refused);
+        assert_eq!(counters.results[refused], 2);
+        let mut labels = vec![("transport", "websocket"), ("family", "ipv4"), ("action", "scrape")];
+        labels.push(("result", "refused"));
+        assert_eq!(Labels::Result.of(refused), labels);
+        let unknown = result_index(Asked { action: None, ..asked }, RequestResult::Dropped);
+        assert_eq!(counters.results[unknown], 1);
+        assert_eq!(Labels::Result.of(unknown)[2..], [("action", "unknown"), ("result", "dropped")]);
+        assert_eq!(counters.dropped(DropReason::OwnerSilent), 1);
+        let replies = counters.replies();
+        assert_eq!(replies[request_index(Transport::Web, Family::V4, Action::Scrape)], 1);
+        assert_eq!(replies.iter().sum::<u64>(), 1);
+    }
+
+    #[test]
+    fn replies_are_in_the_order_of_requests() {
+        for transport in [Transport::Udp, Transport::Http, Transport::Web] {
+            for (family, action) in Family::ALL.into_iter().flat_map(|family| {
+                [Action::Connect, Action::Announce, Action::Scrape, Action::Answer]
+                    .map(|action| (family, action))
+            }) {
+                let mut counters = Counters::default();
+                counters.request(transport, family, action);
+                counters.reply(transport, family, action);
+                assert_eq!(counters.replies(), counters.requests);
+            }
+        }
+    }
+
+    #[test]
     fn refusals_and_drops_are_counted_for_their_transport_and_asked_for_together() {
         let mut counters = Counters::default();
+        let asked = |transport| Asked { transport, family: Family::V4, action: None };
         for transport in [Transport::Udp, Transport::Web, Transport::Web] {
-            counters.refuse(transport, Refusal::NotAllowed);
-            counters.drop(transport, DropReason::Banned);
+            counters.refuse(asked(transport), Refusal::NotAllowed);
+            counters.drop(asked(transport), DropReason::Banned);
         }
-        counters.refuse(Transport::Http, Refusal::Busy);
-        counters.drop(Transport::Http, DropReason::OwnerSilent);
+        counters.refuse(asked(Transport::Http), Refusal::Busy);
+        counters.drop(asked(Transport::Http), DropReason::OwnerSilent);
         assert_eq!(counters.refused(Refusal::NotAllowed), 3);
         assert_eq!(counters.dropped(DropReason::Banned), 3);
         let refused = refusal_index(Transport::Web, Refusal::NotAllowed);

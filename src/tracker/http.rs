@@ -7,9 +7,9 @@
 use std::net::IpAddr;
 
 use super::announce::Reply;
-use super::counters::{Action, Transport};
+use super::counters::{Action, Asked, Transport};
 use super::message::Message;
-use super::outcome::{DropReason, Refusal};
+use super::outcome::Refusal;
 use super::policy::{BUSY_INTERVAL_SECS, Policy};
 use super::scrape::{Gathering, ScrapeAsker};
 use super::{Effects, Tracker};
@@ -66,7 +66,7 @@ impl Tracker {
         body.clear();
         let source = source.to_canonical();
         if self.access.bans(source) {
-            return self.refused(source, Refusal::Banned, body);
+            return self.refused((source, None), Refusal::Banned, body);
         }
         match http::action(head.path) {
             Some(http::Action::Announce) => {
@@ -75,7 +75,10 @@ impl Tracker {
                     Ok(query) => {
                         self.http_announce(now, (source, connection), &query, body, effects)
                     }
-                    Err(error) => self.refused(source, Refusal::Malformed(error), body),
+                    Err(error) => {
+                        let asked = (source, Some(Action::Announce));
+                        self.refused(asked, Refusal::Malformed(error), body)
+                    }
                 }
             }
             Some(http::Action::Scrape) => {
@@ -95,7 +98,7 @@ impl Tracker {
     ) -> Status {
         body.clear();
         let refusal = Refusal::Malformed(error);
-        self.counters.refuse(Transport::Http, refusal);
+        self.counters.refuse(Asked::new(Transport::Http, source, None), refusal);
         write_failure(body, source.to_canonical(), refusal, &self.policy);
         match error {
             ParseError::NotFound => Status::NotFound,
@@ -122,7 +125,7 @@ impl Tracker {
         }
         if self.access.bans(source.to_canonical()) {
             body.clear();
-            self.counters.refuse(Transport::Http, Refusal::Banned);
+            self.counters.refuse(Asked::new(Transport::Http, source, None), Refusal::Banned);
             write_failure(body, source.to_canonical(), Refusal::Banned, &self.policy);
             return Some(Err(Status::Forbidden));
         }
@@ -133,18 +136,19 @@ impl Tracker {
         if upgrade.origin.is_some_and(|origin| !self.policy.allows_origin(origin)) {
             body.clear();
             let refusal = Refusal::OriginNotAllowed;
-            self.counters.refuse(Transport::Http, refusal);
+            self.counters.refuse(Asked::new(Transport::Http, source, None), refusal);
             write_failure(body, source.to_canonical(), refusal, &self.policy);
             return Some(Err(Status::Forbidden));
         }
         Some(Ok(upgrade))
     }
 
-    /// Writes the answer to a request whose owner has not answered in time.
+    /// Writes the answer to an announce whose owner has not answered in time; scrapes are given up
+    /// before, by the core that asks on their behalf.
     pub fn handle_late_http(&mut self, source: IpAddr, body: &mut Vec<u8>) -> Status {
         body.clear();
-        self.counters.drop(Transport::Http, DropReason::OwnerSilent);
-        self.counters.refuse(Transport::Http, Refusal::Busy);
+        let asked = Asked::new(Transport::Http, source, Some(Action::Announce));
+        self.counters.refuse_late(asked);
         write_failure(body, source.to_canonical(), Refusal::Busy, &self.policy);
         Status::Ok
     }
@@ -168,7 +172,7 @@ impl Tracker {
         let message = Message::Announce { connection, ip, announce, form };
         match self.post(owner, &message, effects) {
             Ok(()) => HttpAnswer::Pending,
-            Err(_) => self.refused(source, Refusal::Busy, body),
+            Err(_) => self.refused((source, Some(Action::Announce)), Refusal::Busy, body),
         }
     }
 
@@ -205,7 +209,8 @@ impl Tracker {
                 self.counters.reply(Transport::Http, Family::of(ip), Action::Announce);
             }
             Err(refusal) => {
-                self.counters.refuse(Transport::Http, refusal);
+                let asked = Asked::new(Transport::Http, ip, Some(Action::Announce));
+                self.counters.refuse(asked, refusal);
                 write_failure(body, ip, refusal, &self.policy);
             }
         }
@@ -219,15 +224,16 @@ impl Tracker {
         body: &mut Vec<u8>,
         effects: &mut impl Effects,
     ) -> HttpAnswer {
+        let asked = (source, Some(Action::Scrape));
         let mut hashes = Vec::new();
         for hash in http::scrape_hashes(query).take(self.policy.http_scrape_hashes_max) {
             match hash {
                 Ok(hash) => hashes.push(hash),
-                Err(error) => return self.refused(source, Refusal::Malformed(error), body),
+                Err(error) => return self.refused(asked, Refusal::Malformed(error), body),
             }
         }
         if hashes.is_empty() {
-            return self.refused(source, Refusal::FullScrape, body);
+            return self.refused(asked, Refusal::FullScrape, body);
         }
         // A dictionary has each key once, in order.
         hashes.sort_unstable();
@@ -235,7 +241,7 @@ impl Tracker {
         let asker = ScrapeAsker::Http { connection, ip: source };
         match self.scrape(now, asker, hashes.into_iter(), effects) {
             Ok(()) => HttpAnswer::Pending,
-            Err(_) => self.refused(source, Refusal::Busy, body),
+            Err(_) => self.refused(asked, Refusal::Busy, body),
         }
     }
 
@@ -253,7 +259,7 @@ impl Tracker {
         self.body = body;
     }
 
-    /// Tells a connection that its scrape has come to nothing.
+    /// Tells a connection that its scrape has come to nothing: an owner was silent.
     pub(super) fn answer_busy(
         &mut self,
         (connection, ip): (Connection, IpAddr),
@@ -261,14 +267,19 @@ impl Tracker {
     ) {
         let mut body = std::mem::take(&mut self.body);
         body.clear();
-        self.counters.refuse(Transport::Http, Refusal::Busy);
+        self.counters.refuse_late(Asked::new(Transport::Http, ip, Some(Action::Scrape)));
         write_failure(&mut body, ip, Refusal::Busy, &self.policy);
         effects.answer_http(connection, &body);
         self.body = body;
     }
 
-    fn refused(&mut self, source: IpAddr, refusal: Refusal, body: &mut Vec<u8>) -> HttpAnswer {
-        self.counters.refuse(Transport::Http, refusal);
+    fn refused(
+        &mut self,
+        (source, action): (IpAddr, Option<Action>),
+        refusal: Refusal,
+        body: &mut Vec<u8>,
+    ) -> HttpAnswer {
+        self.counters.refuse(Asked::new(Transport::Http, source, action), refusal);
         write_failure(body, source, refusal, &self.policy);
         HttpAnswer::Ready(Status::Ok)
     }

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
 
-use super::counters::Transport;
+use super::counters::{Action, Asked, Transport};
 use super::http::Connection;
 use super::message::{COUNTS_BYTES, Message, read_counts, write_counts};
 use super::outcome::DropReason;
@@ -46,12 +46,13 @@ pub(super) enum ScrapeAsker {
 }
 
 impl ScrapeAsker {
-    const fn transport(self) -> Transport {
-        match self {
-            Self::Udp { .. } => Transport::Udp,
-            Self::Http { .. } => Transport::Http,
-            Self::Web { .. } => Transport::Web,
-        }
+    fn asked(self) -> Asked {
+        let (transport, ip) = match self {
+            Self::Udp { source, .. } => (Transport::Udp, source.ip()),
+            Self::Http { ip, .. } => (Transport::Http, ip),
+            Self::Web { ip, .. } => (Transport::Web, ip),
+        };
+        Asked::new(transport, ip, Some(Action::Scrape))
     }
 }
 
@@ -236,7 +237,7 @@ impl Tracker {
         if gathering.waiting == 0 {
             let gathering = self.scrapes.remove(ticket).expect("found above");
             if let Err(reason) = self.answer_scrape(&gathering, effects) {
-                self.counters.drop(gathering.asker.transport(), reason);
+                self.counters.drop(gathering.asker.asked(), reason);
             }
             self.scrapes.recycle(gathering);
         }
@@ -254,13 +255,16 @@ impl Tracker {
             }
             let ticket = Ticket(generation << SLOT_BITS | slot as u64);
             let gathering = self.scrapes.remove(ticket).expect("seen above");
-            self.counters.drop(gathering.asker.transport(), DropReason::OwnerSilent);
             match gathering.asker {
-                ScrapeAsker::Udp { .. } => {}
+                ScrapeAsker::Udp { .. } => {
+                    self.counters.drop(gathering.asker.asked(), DropReason::OwnerSilent);
+                }
                 ScrapeAsker::Http { connection, ip } => {
                     self.answer_busy((connection, ip), effects);
                 }
-                ScrapeAsker::Web { connection, .. } => self.answer_web_busy(connection, effects),
+                ScrapeAsker::Web { connection, ip } => {
+                    self.answer_web_busy((connection, ip), effects);
+                }
             }
             self.scrapes.recycle(gathering);
         }

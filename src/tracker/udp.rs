@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::counters::{Action, Transport};
+use super::counters::{Action, Asked, Transport};
 use super::message::Message;
 use super::outcome::{DropReason, Refusal};
 use super::scrape::{Gathering, ScrapeAsker};
@@ -51,7 +51,7 @@ impl Tracker {
                     }
                     *request = Some(parsed);
                 }
-                Err(reason) => self.counters.drop(Transport::Udp, reason),
+                Err((action, reason)) => self.drop(datagram, action, reason),
             }
         }
         if announces >= WARM_FROM {
@@ -60,7 +60,7 @@ impl Tracker {
         for (request, datagram) in requests.iter().zip(batch) {
             let Some(request) = request else { continue };
             if let Err(reason) = self.handle_request(now, datagram, request, false, effects) {
-                self.counters.drop(Transport::Udp, reason);
+                self.drop(datagram, Some(action_of(request)), reason);
             }
         }
     }
@@ -72,12 +72,21 @@ impl Tracker {
         datagram: &Datagram<'_>,
         effects: &mut impl Effects,
     ) {
-        let handled = Request::parse(datagram.bytes)
-            .map_err(DropReason::Malformed)
-            .and_then(|request| self.handle_request(now, datagram, &request, true, effects));
-        if let Err(reason) = handled {
-            self.counters.drop(Transport::Udp, reason);
+        let handled = match Request::parse(datagram.bytes) {
+            Ok(request) => self
+                .handle_request(now, datagram, &request, true, effects)
+                .map_err(|reason| (Some(action_of(&request)), reason)),
+            Err(error) => Err((None, DropReason::Malformed(error))),
+        };
+        if let Err((action, reason)) = handled {
+            self.drop(datagram, action, reason);
         }
+    }
+
+    #[cold]
+    fn drop(&mut self, datagram: &Datagram<'_>, action: Option<Action>, reason: DropReason) {
+        let asked = Asked::new(Transport::Udp, datagram.source.ip(), action);
+        self.counters.drop(asked, reason);
     }
 
     /// A request whose source can hear us, or a connect.
@@ -85,7 +94,7 @@ impl Tracker {
         &mut self,
         now: Seconds,
         datagram: &Datagram<'a>,
-    ) -> Result<Request<'a>, DropReason> {
+    ) -> Result<Request<'a>, (Option<Action>, DropReason)> {
         let ip = datagram.source.ip().to_canonical();
         let family = Family::of(ip);
         let bytes = datagram.bytes.len() as u64;
@@ -94,13 +103,9 @@ impl Tracker {
         if !matches!(verified, Ok(Request::Announce(_) | Request::Scrape(_))) {
             self.counters.udp_unverified_received_bytes[0] += bytes;
         }
-        let action = match &verified {
-            Ok(Request::Connect(_)) => Action::Connect,
-            Ok(Request::Announce(_)) => Action::Announce,
-            Ok(Request::Scrape(_)) => Action::Scrape,
-            Err(_) => return verified,
-        };
-        self.counters.request(Transport::Udp, family, action);
+        if let Ok(request) = &verified {
+            self.counters.request(Transport::Udp, family, action_of(request));
+        }
         verified
     }
 
@@ -109,17 +114,18 @@ impl Tracker {
         now: Seconds,
         ip: IpAddr,
         datagram: &Datagram<'a>,
-    ) -> Result<Request<'a>, DropReason> {
+    ) -> Result<Request<'a>, (Option<Action>, DropReason)> {
         if self.access.bans(ip) {
-            return Err(DropReason::Banned);
+            return Err((None, DropReason::Banned));
         }
         if datagram.source.port() == 0 {
-            return Err(DropReason::SourcePortZero);
+            return Err((None, DropReason::SourcePortZero));
         }
         if datagram.truncated || datagram.bytes.len() > DATAGRAM_BYTES_MAX {
-            return Err(DropReason::TooLong);
+            return Err((None, DropReason::TooLong));
         }
-        let request = Request::parse(datagram.bytes).map_err(DropReason::Malformed)?;
+        let request =
+            Request::parse(datagram.bytes).map_err(|error| (None, DropReason::Malformed(error)))?;
         let id = match &request {
             Request::Connect(_) => return Ok(request),
             Request::Announce(view) => view.connection_id(),
@@ -128,7 +134,7 @@ impl Tracker {
         if self.connection_ids.verify(now, ip, id) {
             Ok(request)
         } else {
-            Err(DropReason::BadConnectionId)
+            Err((Some(action_of(&request)), DropReason::BadConnectionId))
         }
     }
 
@@ -200,7 +206,10 @@ impl Tracker {
                 self.send(target, len, Action::Announce, effects);
                 Ok(())
             }
-            Err(refusal) => self.refuse(target, view.transaction_id(), refusal, effects),
+            Err(refusal) => {
+                let asked = (Action::Announce, view.transaction_id());
+                self.refuse(target, asked, refusal, effects)
+            }
         }
     }
 
@@ -213,7 +222,8 @@ impl Tracker {
     ) -> Result<(), DropReason> {
         let transaction_id = view.transaction_id();
         if view.hashes().len() == 0 {
-            return self.refuse(target, transaction_id, Refusal::FullScrape, effects);
+            let asked = (Action::Scrape, transaction_id);
+            return self.refuse(target, asked, Refusal::FullScrape, effects);
         }
         let (listener, source) = target;
         let asker = ScrapeAsker::Udp { listener, source, transaction_id };
@@ -241,14 +251,15 @@ impl Tracker {
     fn refuse(
         &mut self,
         target: Target,
-        transaction_id: TransactionId,
+        (action, transaction_id): (Action, TransactionId),
         refusal: Refusal,
         effects: &mut impl Effects,
     ) -> Result<(), DropReason> {
         let buffer = effects.reply_buffer().ok_or(DropReason::NoSendSlot)?;
         let len = udp::write_error(buffer, transaction_id, refusal.text());
-        self.counters.refuse(Transport::Udp, refusal);
-        self.counters.udp_sent_bytes[family_of(target.1) as usize] += len as u64;
+        let asked = Asked::new(Transport::Udp, target.1.ip(), Some(action));
+        self.counters.refuse(asked, refusal);
+        self.counters.udp_sent_bytes[asked.family as usize] += len as u64;
         effects.send_reply(target.0, target.1, len);
         Ok(())
     }
@@ -258,6 +269,14 @@ impl Tracker {
         self.counters.reply(Transport::Udp, family, action);
         self.counters.udp_sent_bytes[family as usize] += len as u64;
         effects.send_reply(target.0, target.1, len);
+    }
+}
+
+const fn action_of(request: &Request<'_>) -> Action {
+    match request {
+        Request::Connect(_) => Action::Connect,
+        Request::Announce(_) => Action::Announce,
+        Request::Scrape(_) => Action::Scrape,
     }
 }
 

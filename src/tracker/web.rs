@@ -18,10 +18,9 @@
 
 use std::net::IpAddr;
 
-use hashbrown::HashMap;
 use smallvec::SmallVec;
 
-use super::counters::{Action, Transport};
+use super::counters::{Action, Asked, Transport};
 use super::http::Connection;
 use super::message::{Message, write_call, write_member};
 use super::outcome::{Change, Outcome, Refusal};
@@ -29,7 +28,7 @@ use super::owner::CoreId;
 use super::policy::POLITE_INTERVAL_SECS;
 use super::scrape::{Gathering, ScrapeAsker};
 use super::{Effects, Tracker, WebKind};
-use crate::limits::{WEB_OFFERS_MAX, WEB_PENDING_MAX, WEB_PENDING_SECONDS, WEB_TORRENTS_MAX};
+use crate::limits::WEB_OFFERS_MAX;
 use crate::swarm::web::{Place, WebArrival, WebRefused};
 use crate::swarm::{Newcomer, Report};
 use crate::time::Seconds;
@@ -39,12 +38,13 @@ use crate::wire::error::ParseError;
 use crate::wire::id::{InfoHash, PeerId};
 use crate::wire::webtorrent::{self, Answer, Request, Row, WebAnnounce};
 
+mod connections;
 mod digest;
 
+pub(super) use connections::WebConnections;
 pub use digest::RelayKey;
 
-/// Departures that wait for a full mailbox; what is beyond them leaves by its age.
-const DEPARTURES_MAX: usize = 4_096;
+use connections::{DEPARTURES_MAX, Membership, WebConnection};
 
 /// What an owner needs of an announce.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -73,101 +73,10 @@ pub struct Call<'a> {
 /// The offers of one announce.
 pub type Calls<'a> = SmallVec<[Call<'a>; WEB_OFFERS_MAX]>;
 
-/// The WebSocket connections of one core, as far as the protocol is concerned.
-#[derive(Debug, Default)]
-pub(super) struct WebConnections {
-    open: HashMap<u64, WebConnection, digest::BuildSpread>,
-    /// Messages about peers whose connection has closed, for cores whose mailbox was full.
-    departures: Vec<(CoreId, Vec<u8>)>,
-}
-
-impl WebConnections {
-    pub(super) fn len(&self) -> usize {
-        self.open.len()
-    }
-}
-
-#[derive(Debug)]
-struct WebConnection {
-    ip: IpAddr,
-    /// The swarms that its peers are in, as far as this core knows.
-    memberships: Vec<Membership>,
-    /// The offers that it has been given and not answered, oldest first.
-    pending: Vec<Pending>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Membership {
-    info_hash: InfoHash,
-    peer_id: PeerId,
-    announced: Seconds,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Pending {
-    digest: u64,
-    offerer: Place,
-    given: Seconds,
-}
-
-impl WebConnection {
-    /// Enters a peer into a swarm, or keeps it there. False if it is in too many.
-    fn join(&mut self, now: Seconds, peer: (InfoHash, PeerId), ttl_secs: u32) -> bool {
-        let (info_hash, peer_id) = peer;
-        if let Some(known) = self.find(&info_hash, &peer_id) {
-            self.memberships[known].announced = now;
-            return true;
-        }
-        if self.memberships.len() >= WEB_TORRENTS_MAX {
-            // The owners have forgotten those that have not announced for so long.
-            self.memberships.retain(|peer| now.since(peer.announced) <= ttl_secs);
-        }
-        if self.memberships.len() >= WEB_TORRENTS_MAX {
-            return false;
-        }
-        if self.memberships.capacity() == 0 {
-            // Most connections are about one torrent.
-            self.memberships.reserve_exact(1);
-        }
-        self.memberships.push(Membership { info_hash, peer_id, announced: now });
-        true
-    }
-
-    fn leave(&mut self, info_hash: &InfoHash, peer_id: &PeerId) {
-        if let Some(known) = self.find(info_hash, peer_id) {
-            self.memberships.swap_remove(known);
-        }
-    }
-
-    fn find(&self, info_hash: &InfoHash, peer_id: &PeerId) -> Option<usize> {
-        let is_it = |peer: &Membership| peer.info_hash == *info_hash && peer.peer_id == *peer_id;
-        self.memberships.iter().position(is_it)
-    }
-
-    fn give(&mut self, now: Seconds, digest: u64, offerer: Place) {
-        let late = |pending: &Pending| now.since(pending.given) > WEB_PENDING_SECONDS;
-        let expired = self.pending.iter().take_while(|pending| late(pending)).count();
-        let surplus = (self.pending.len() - expired + 1).saturating_sub(WEB_PENDING_MAX);
-        self.pending.drain(..expired + surplus);
-        self.pending.push(Pending { digest, offerer, given: now });
-    }
-
-    /// Who made the offer of this digest, once.
-    fn take(&mut self, now: Seconds, digest: u64) -> Option<Place> {
-        let found = self.pending.iter().position(|pending| pending.digest == digest)?;
-        let pending = self.pending.remove(found);
-        if self.pending.is_empty() {
-            self.pending = Vec::new();
-        }
-        (now.since(pending.given) <= WEB_PENDING_SECONDS).then_some(pending.offerer)
-    }
-}
-
 impl Tracker {
     /// A WebSocket connection from `ip` has been opened.
     pub fn web_opened(&mut self, ip: IpAddr, connection: Connection) {
-        let (memberships, pending) = (Vec::new(), Vec::new());
-        let opened = WebConnection { ip: ip.to_canonical(), memberships, pending };
+        let opened = WebConnection::new(ip.to_canonical());
         self.web_connections.open.insert(connection.0, opened);
         self.counters.web_connections_accepted[0] += 1;
     }
@@ -231,7 +140,7 @@ impl Tracker {
         let family = Family::of(ip);
         if self.access.bans(ip) {
             // It was open before the ban; what it is in goes with it.
-            self.refuse_web(connection, None, Refusal::Banned, None, effects);
+            self.refuse_web((connection, ip), None, Refusal::Banned, None, effects);
             return;
         }
         match Request::parse(text) {
@@ -241,25 +150,24 @@ impl Tracker {
             }
             Ok(Request::Answer(answer)) => {
                 self.counters.request(Transport::Web, family, Action::Answer);
-                self.bring_answer(now, connection, &answer, effects);
+                self.bring_answer(now, (connection, ip), &answer, effects);
             }
             Ok(Request::Scrape(hashes)) => {
                 self.counters.request(Transport::Web, family, Action::Scrape);
                 self.web_scrape(now, (connection, ip), hashes, effects);
             }
             Err(error) => {
-                self.refuse_web(connection, None, Refusal::Malformed(error), None, effects);
+                let refusal = Refusal::Malformed(error);
+                self.refuse_web((connection, ip), None, refusal, None, effects);
             }
         }
     }
 
     /// Answers bytes that are no text.
     pub fn handle_bad_web(&mut self, connection: Connection, effects: &mut impl Effects) {
-        if !self.web_connections.open.contains_key(&connection.0) {
-            return;
-        }
-        let refusal = Refusal::Malformed(ParseError::BadJson);
-        self.refuse_web(connection, None, refusal, None, effects);
+        let Some(asker) = self.web_connections.open.get(&connection.0) else { return };
+        let (asker, refusal) = ((connection, asker.ip), Refusal::Malformed(ParseError::BadJson));
+        self.refuse_web(asker, None, refusal, None, effects);
     }
 
     /// Passes an announce to the swarm's owner, which may be this core.
@@ -276,7 +184,8 @@ impl Tracker {
         let stopped = event == Event::Stopped;
         if !stopped && !asker.join(now, (info_hash, peer_id), ttl_secs) {
             let refusal = Refusal::TooManyTorrents;
-            self.refuse_web(connection, Some("announce"), refusal, Some(&info_hash), effects);
+            let (asker, action) = ((connection, ip), Some(Action::Announce));
+            self.refuse_web(asker, action, refusal, Some(&info_hash), effects);
             return;
         }
         let call = |offer: &webtorrent::Offer<'_>| {
@@ -304,7 +213,8 @@ impl Tracker {
             self.body = bytes;
             if posted.is_err() {
                 let refusal = Refusal::Busy;
-                self.refuse_web(connection, Some("announce"), refusal, Some(&info_hash), effects);
+                let (asker, action) = ((connection, ip), Some(Action::Announce));
+                self.refuse_web(asker, action, refusal, Some(&info_hash), effects);
                 return;
             }
         }
@@ -338,7 +248,7 @@ impl Tracker {
                 webtorrent::write_announce_reply(&mut reply, &info_hash, nobody, interval_secs);
                 self.counters.reply(Transport::Web, Family::of(ip), Action::Announce);
             } else {
-                self.write_web_refusal(&mut reply, Refusal::NotAllowed, &info_hash);
+                self.write_web_refusal(&mut reply, ip, Refusal::NotAllowed, &info_hash);
             }
             self.send_web(place, &reply, effects);
             self.body = reply;
@@ -386,7 +296,7 @@ impl Tracker {
                         WebRefused::Full => Refusal::Busy,
                         WebRefused::NotAdmitted(refusal) => refusal,
                     };
-                    self.write_web_refusal(&mut reply, refusal, &info_hash);
+                    self.write_web_refusal(&mut reply, ip, refusal, &info_hash);
                     self.send_web(place, &reply, effects);
                     self.body = reply;
                     return;
@@ -448,7 +358,7 @@ impl Tracker {
     fn bring_answer(
         &mut self,
         now: Seconds,
-        connection: Connection,
+        (connection, ip): (Connection, IpAddr),
         answer: &Answer<'_>,
         effects: &mut impl Effects,
     ) {
@@ -458,7 +368,8 @@ impl Tracker {
         let answerer = self.web_connections.open.get_mut(&connection.0);
         let Some(offerer) = answerer.and_then(|answerer| answerer.take(now, digest)) else {
             let refusal = Refusal::NoSuchOffer;
-            self.refuse_web(connection, Some("announce"), refusal, Some(info_hash), effects);
+            let (asker, action) = ((connection, ip), Some(Action::Answer));
+            self.refuse_web(asker, action, refusal, Some(info_hash), effects);
             return;
         };
         let mut text = std::mem::take(&mut self.body);
@@ -466,12 +377,19 @@ impl Tracker {
         let relayed = (answer.answer.as_bytes(), answer.offer_id.literal.as_bytes());
         webtorrent::write_answer(&mut text, info_hash, peer_id, relayed);
         let (core, target) = (CoreId(offerer.core), Connection(offerer.connection));
-        if core == self.core {
+        let passed_on = if core == self.core {
             self.give_answer(target, &text, effects);
+            Ok(())
         } else {
-            let message = Message::Answer { connection: target, text: &text };
-            let posted = self.post(core, &message, effects);
-            self.counters.web_undelivered[0] += u64::from(posted.is_err());
+            self.post(core, &Message::Answer { connection: target, text: &text }, effects)
+        };
+        let asked = Asked::new(Transport::Web, ip, Some(Action::Answer));
+        match passed_on {
+            Ok(()) => self.counters.reply(asked.transport, asked.family, Action::Answer),
+            Err(reason) => {
+                self.counters.web_undelivered[0] += 1;
+                self.counters.drop(asked, reason);
+            }
         }
         self.body = text;
     }
@@ -498,10 +416,10 @@ impl Tracker {
         mut hashes: Vec<InfoHash>,
         effects: &mut impl Effects,
     ) {
-        let scrape = Some("scrape");
+        let scrape = Some(Action::Scrape);
         hashes.truncate(self.policy.http_scrape_hashes_max);
         if hashes.is_empty() {
-            self.refuse_web(connection, scrape, Refusal::FullScrape, None, effects);
+            self.refuse_web((connection, ip), scrape, Refusal::FullScrape, None, effects);
             return;
         }
         // An object has each key once.
@@ -509,7 +427,7 @@ impl Tracker {
         hashes.dedup();
         let asker = ScrapeAsker::Web { connection, ip };
         if self.scrape(now, asker, hashes.into_iter(), effects).is_err() {
-            self.refuse_web(connection, scrape, Refusal::Busy, None, effects);
+            self.refuse_web((connection, ip), scrape, Refusal::Busy, None, effects);
         }
     }
 
@@ -533,20 +451,42 @@ impl Tracker {
         self.body = text;
     }
 
-    /// Tells a connection that its scrape has come to nothing.
-    pub(super) fn answer_web_busy(&mut self, connection: Connection, effects: &mut impl Effects) {
-        self.refuse_web(connection, Some("scrape"), Refusal::Busy, None, effects);
+    /// Tells a connection that its scrape has come to nothing: an owner was silent.
+    pub(super) fn answer_web_busy(
+        &mut self,
+        asker: (Connection, IpAddr),
+        effects: &mut impl Effects,
+    ) {
+        let asked = Asked::new(Transport::Web, asker.1, Some(Action::Scrape));
+        self.counters.refuse_late(asked);
+        self.send_web_failure(asker.0, asked.action, Refusal::Busy, None, effects);
     }
 
     fn refuse_web(
         &mut self,
-        connection: Connection,
-        action: Option<&'static str>,
+        (connection, ip): (Connection, IpAddr),
+        action: Option<Action>,
         refusal: Refusal,
         info_hash: Option<&InfoHash>,
         effects: &mut impl Effects,
     ) {
-        self.counters.refuse(Transport::Web, refusal);
+        self.counters.refuse(Asked::new(Transport::Web, ip, action), refusal);
+        self.send_web_failure(connection, action, refusal, info_hash, effects);
+    }
+
+    fn send_web_failure(
+        &mut self,
+        connection: Connection,
+        action: Option<Action>,
+        refusal: Refusal,
+        info_hash: Option<&InfoHash>,
+        effects: &mut impl Effects,
+    ) {
+        // An answer is a kind of announce, to those who read it.
+        let action = action.map(|action| match action {
+            Action::Scrape => "scrape",
+            Action::Connect | Action::Announce | Action::Answer => "announce",
+        });
         let mut text = std::mem::take(&mut self.body);
         text.clear();
         webtorrent::write_failure(&mut text, action, refusal.text(), info_hash);
@@ -554,8 +494,14 @@ impl Tracker {
         self.body = text;
     }
 
-    fn write_web_refusal(&mut self, out: &mut Vec<u8>, refusal: Refusal, info_hash: &InfoHash) {
-        self.counters.refuse(Transport::Web, refusal);
+    fn write_web_refusal(
+        &mut self,
+        out: &mut Vec<u8>,
+        ip: IpAddr,
+        refusal: Refusal,
+        info_hash: &InfoHash,
+    ) {
+        self.counters.refuse(Asked::new(Transport::Web, ip, Some(Action::Announce)), refusal);
         webtorrent::write_failure(out, Some("announce"), refusal.text(), Some(info_hash));
     }
 

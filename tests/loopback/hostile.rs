@@ -66,9 +66,7 @@ fn assert_unharmed(throng: &mut Throng) {
     for (target, leechers) in throng.udp.clone().into_iter().zip(1..) {
         assert_eq!(Udp::connect(target).announce(&leecher(hash, 20_009)).leechers, leechers);
     }
-    eventually("the counters are published", PATIENCE, || {
-        throng.metric_where("replies", "action=\"announce\"") == 2
-    });
+    eventually("the counters are published", PATIENCE, || throng.answered("announce") == 2);
     let received = throng.metric("udp_unverified_received_bytes");
     let sent = throng.metric("udp_unverified_sent_bytes");
     assert!(sent <= received, "{sent} bytes out, {received} bytes in");
@@ -155,7 +153,7 @@ fn thousands_of_forged_datagrams_get_no_more_than_they_bring() {
             }
         }
         eventually("all are counted", PATIENCE, || handled(&throng) >= sent);
-        let replies = throng.metric_where("replies", "action=\"connect\"");
+        let replies = throng.answered("connect");
         assert_eq!(replies + throng.metric("drops"), sent);
         assert!(throng.metric_where("drops", "reason=\"bad_connection_id\"") > 1_000);
         assert_eq!(throng.metric("swarms"), 0);

@@ -78,9 +78,7 @@ fn peers_meet(settings: &[&str]) {
         }
     }
     let announced = u64::try_from(SWARMS * 8).expect("small");
-    eventually("the counters are published", PATIENCE, || {
-        throng.metric_where("replies", "action=\"announce\"") == announced
-    });
+    eventually("the counters are published", PATIENCE, || throng.answered("announce") == announced);
     assert_eq!(throng.metric("drops"), 0);
     assert_eq!(throng.metric("messages_refused"), 0);
     let workers = throng.admin("/metrics").matches("\nthrong_messages_sent_total{").count();
@@ -128,9 +126,7 @@ fn many_ports_announce(settings: &[&str]) -> Option<Throng> {
         leechers.sort_unstable();
         assert_eq!(leechers, (1..=64).collect::<Vec<_>>());
     }
-    eventually("the counters are published", PATIENCE, || {
-        throng.metric_where("replies", "action=\"announce\"") == 20 * 64
-    });
+    eventually("the counters are published", PATIENCE, || throng.answered("announce") == 20 * 64);
     Some(throng)
 }
 

@@ -212,6 +212,11 @@ impl Throng {
         values.iter().sum()
     }
 
+    /// How many requests for this action were answered.
+    pub fn answered(&self, action: &str) -> u64 {
+        self.metric_where("results", &format!("action=\"{action}\",result=\"answered\""))
+    }
+
     /// The sum of all series of a metric.
     pub fn metric(&self, name: &str) -> u64 {
         self.metric_where(name, "")

@@ -401,6 +401,17 @@ impl Effects for Exits<'_> {
     }
 }
 
+/// What came of the requests that were not answered, in the order of `result_index`.
+pub fn unanswered(counters: &Counters) -> Vec<u64> {
+    counters
+        .results
+        .as_chunks()
+        .0
+        .iter()
+        .flat_map(|[_, refused, dropped]| [*refused, *dropped])
+        .collect()
+}
+
 /// Cores, their mailboxes, and the time.
 pub struct World {
     pub now: Seconds,

@@ -127,11 +127,7 @@ pub struct Connections {
 impl Connections {
     /// No connection yet.
     #[must_use]
-    pub fn new(
-        limits: Limits,
-        tls: Option<Arc<ServerConfig>>,
-        pages: Option<Arc<Pages>>,
-    ) -> Self {
+    pub fn new(limits: Limits, tls: Option<Arc<ServerConfig>>, pages: Option<Arc<Pages>>) -> Self {
         Self {
             limits,
             slots: Vec::new(),

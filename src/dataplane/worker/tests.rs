@@ -165,7 +165,7 @@ fn reads_that_find_no_buffer_take_their_turn_and_do_not_spin() {
         stream.write_all(ASK).expect("it is open");
     }
     let answered =
-        |worker: &mut Worker| worker.tracker.counters().replies.iter().sum::<u64>() == 100;
+        |worker: &mut Worker| worker.tracker.counters().replies().iter().sum::<u64>() == 100;
     turn_until(&mut worker, "all answers", answered);
     let failed = worker.tracker.counters().ring_enobufs[0];
     // Some connections fail at first; later ones are tried when there are buffers for them, which

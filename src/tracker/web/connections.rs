@@ -1,0 +1,112 @@
+//! What is remembered about WebSocket connections: the swarms of their peers, the offers that they
+//! may answer.
+
+use std::net::IpAddr;
+
+use hashbrown::HashMap;
+
+use super::digest::BuildSpread;
+use crate::limits::{WEB_PENDING_MAX, WEB_PENDING_SECONDS, WEB_TORRENTS_MAX};
+use crate::swarm::web::Place;
+use crate::time::Seconds;
+use crate::tracker::owner::CoreId;
+use crate::wire::id::{InfoHash, PeerId};
+
+/// Departures that wait for a full mailbox; what is beyond them leaves by its age.
+pub(super) const DEPARTURES_MAX: usize = 4_096;
+
+/// The WebSocket connections of one core, as far as the protocol is concerned.
+#[derive(Debug, Default)]
+pub(in crate::tracker) struct WebConnections {
+    pub(super) open: HashMap<u64, WebConnection, BuildSpread>,
+    /// Messages about peers whose connection has closed, for cores whose mailbox was full.
+    pub(super) departures: Vec<(CoreId, Vec<u8>)>,
+}
+
+impl WebConnections {
+    pub fn len(&self) -> usize {
+        self.open.len()
+    }
+}
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct WebConnection {
+    pub ip: IpAddr,
+    /// The swarms that its peers are in, as far as this core knows.
+    pub memberships: Vec<Membership>,
+    /// The offers that it has been given and not answered, oldest first.
+    pending: Vec<Pending>,
+}
+
+/// A peer in a swarm.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Membership {
+    pub info_hash: InfoHash,
+    pub peer_id: PeerId,
+    announced: Seconds,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    digest: u64,
+    offerer: Place,
+    given: Seconds,
+}
+
+impl WebConnection {
+    pub const fn new(ip: IpAddr) -> Self {
+        Self { ip, memberships: Vec::new(), pending: Vec::new() }
+    }
+
+    /// Enters a peer into a swarm, or keeps it there. False if it is in too many.
+    pub fn join(&mut self, now: Seconds, peer: (InfoHash, PeerId), ttl_secs: u32) -> bool {
+        let (info_hash, peer_id) = peer;
+        if let Some(known) = self.find(&info_hash, &peer_id) {
+            self.memberships[known].announced = now;
+            return true;
+        }
+        if self.memberships.len() >= WEB_TORRENTS_MAX {
+            // The owners have forgotten those that have not announced for so long.
+            self.memberships.retain(|peer| now.since(peer.announced) <= ttl_secs);
+        }
+        if self.memberships.len() >= WEB_TORRENTS_MAX {
+            return false;
+        }
+        if self.memberships.capacity() == 0 {
+            // Most connections are about one torrent.
+            self.memberships.reserve_exact(1);
+        }
+        self.memberships.push(Membership { info_hash, peer_id, announced: now });
+        true
+    }
+
+    pub fn leave(&mut self, info_hash: &InfoHash, peer_id: &PeerId) {
+        if let Some(known) = self.find(info_hash, peer_id) {
+            self.memberships.swap_remove(known);
+        }
+    }
+
+    fn find(&self, info_hash: &InfoHash, peer_id: &PeerId) -> Option<usize> {
+        let is_it = |peer: &Membership| peer.info_hash == *info_hash && peer.peer_id == *peer_id;
+        self.memberships.iter().position(is_it)
+    }
+
+    pub fn give(&mut self, now: Seconds, digest: u64, offerer: Place) {
+        let late = |pending: &Pending| now.since(pending.given) > WEB_PENDING_SECONDS;
+        let expired = self.pending.iter().take_while(|pending| late(pending)).count();
+        let surplus = (self.pending.len() - expired + 1).saturating_sub(WEB_PENDING_MAX);
+        self.pending.drain(..expired + surplus);
+        self.pending.push(Pending { digest, offerer, given: now });
+    }
+
+    /// Who made the offer of this digest, once.
+    pub fn take(&mut self, now: Seconds, digest: u64) -> Option<Place> {
+        let found = self.pending.iter().position(|pending| pending.digest == digest)?;
+        let pending = self.pending.remove(found);
+        if self.pending.is_empty() {
+            self.pending = Vec::new();
+        }
+        (now.since(pending.given) <= WEB_PENDING_SECONDS).then_some(pending.offerer)
+    }
+}
