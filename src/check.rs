@@ -4,6 +4,7 @@
 //! it in a pure function that the tests call with any measurement. Must not change the machine or
 //! touch a public address: what it opens is on loopback and closed again.
 
+mod cards;
 pub mod network;
 
 use std::fmt::Write;
@@ -514,6 +515,10 @@ mod tests {
         assert_eq!(read, expected);
         let nothing: serde_json::Value = serde_json::from_str(&json(&[])).expect("it is JSON");
         assert_eq!(nothing, serde_json::json!({"findings": [], "worst": "ok"}));
+    }
+
+    pub(super) fn remedy(finding: &Finding) -> &str {
+        finding.remedy.as_deref().unwrap_or_default()
     }
 
     /// Only what is not as it should be has a remedy.
