@@ -5,7 +5,7 @@
 
 use std::io::{self, IsTerminal};
 
-use throng::config::{Format, Log};
+use throng::config::{Format, Log, log_filter};
 use throng::control::log::LogFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::layer::SubscriberExt;
@@ -73,7 +73,7 @@ fn filter(name: &'static str, level: &str) -> Result<EnvFilter, LogError> {
         "info" | "warn" => format!("{level},glommio=error"),
         _ => level.to_owned(),
     };
-    EnvFilter::builder().parse(&filter).map_err(|source| LogError::Filter { name, filter, source })
+    log_filter(&filter).map_err(|source| LogError::Filter { name, filter, source })
 }
 
 #[cfg(test)]
@@ -101,6 +101,16 @@ mod tests {
             assert!(filter.contains("glommio=error") && filter.contains(level), "{filter}");
         }
         assert_eq!(filter_text("debug", Some("trace")).as_deref(), Ok("trace"));
+    }
+
+    #[test]
+    fn spaces_around_the_parts_of_a_filter_mean_nothing() {
+        let filter = filter_text("warn, throng=debug", None);
+        assert_eq!(filter, filter_text("warn,throng=debug", None));
+        assert!(filter.expect("a filter").contains("throng=debug"));
+        // White space of several bytes and letters of several bytes, where the parser cuts.
+        assert!(filter_text("info,\u{3000}\u{e9}\u{e9}=info", None).is_ok());
+        assert!(filter_text("\u{3000}\u{e9}\u{e9}\u{e9}=\u{e9}", None).is_err());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 use toml::Value;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 
 use super::units::{ByteSize, Span};
 use super::{AdminListen, Config, HttpListen, Place, Problem};
@@ -384,7 +385,18 @@ fn is_filter(text: &str) -> bool {
             && !LEVELS.iter().any(|level| level.eq_ignore_ascii_case(part))
     };
     !text.split(',').any(|part| is_misspelt(part.trim()))
-        && EnvFilter::builder().parse(text).is_ok()
+        && log_filter(text).is_ok()
+}
+
+/// Reads a filter of log messages: levels, of everything or of modules, with commas between them.
+///
+/// # Errors
+/// It is none.
+pub fn log_filter(text: &str) -> Result<EnvFilter, ParseError> {
+    // The parser counts bytes from the first that is not white, and cuts from the first there is:
+    // " a=info" is read wrongly, and what is not ASCII may be cut within a character.
+    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+    EnvFilter::builder().parse(parts.join(","))
 }
 
 /// A text with a unit; if it is none, what it is.
