@@ -384,8 +384,7 @@ fn is_filter(text: &str) -> bool {
         part.bytes().all(|byte| byte.is_ascii_alphanumeric())
             && !LEVELS.iter().any(|level| level.eq_ignore_ascii_case(part))
     };
-    !text.split(',').any(|part| is_misspelt(part.trim()))
-        && log_filter(text).is_ok()
+    !text.split(',').any(|part| is_misspelt(part.trim())) && log_filter(text).is_ok()
 }
 
 /// Reads a filter of log messages: levels, of everything or of modules, with commas between them.

@@ -284,4 +284,24 @@ mod tests {
         assert_eq!(scope("127.0.0.1"), scope("::1"));
         assert_ne!(scope("10.1.2.3"), scope("192.168.0.1"));
     }
+
+    #[test]
+    fn every_range_has_a_scope_of_its_own_and_loopback_is_one() {
+        let v4 = SCOPED_V4.map(|(network, _)| Scope::of(network.into()));
+        let v6 = SCOPED_V6.map(|(network, _)| Scope::of(network.into()));
+        let mut numbers: Vec<u8> = [&v4[..], &v6].concat().into_iter().map(Scope::number).collect();
+        assert!(numbers.iter().all(|&number| Scope::from_number(number).number() == number));
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), SCOPED_V4.len() + SCOPED_V6.len() - 1);
+    }
+
+    #[test]
+    fn a_source_is_an_ipv4_address_or_an_ipv6_network_of_one_customer() {
+        let key = |ip: &str| source_key(ip.parse().expect("an address"));
+        assert_eq!(key("192.0.2.1"), 0xC000_0201);
+        assert_eq!(key("::ffff:192.0.2.1"), key("192.0.2.1"));
+        assert_eq!(key("2001:db8:1:2:3:4:5:6"), 0x2001_0DB8_0001_0002);
+        assert_eq!(key("2001:db8:1:2::"), key("2001:db8:1:2:ffff::1"));
+    }
 }

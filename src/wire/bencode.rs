@@ -424,6 +424,10 @@ mod tests {
         assert_eq!(value.get(b"dog"), None);
         assert_eq!(value.as_dictionary().map(<[_]>::len), Some(2));
         assert_eq!((value.as_integer(), value.as_bytes()), (None, None));
+        for number in [i128::from(i64::MIN), i128::from(u64::MAX)] {
+            let text = format!("i{number}e");
+            assert_eq!(Value::parse(text.as_bytes()), Ok(Value::Integer(number)));
+        }
     }
 
     #[test]
@@ -487,9 +491,11 @@ mod tests {
 
     #[test]
     fn depth_is_bounded() {
-        let nested = |depth: usize| [b"l".repeat(depth), b"e".repeat(depth)].concat();
-        assert!(Value::parse(&nested(DEPTH_MAX)).is_ok());
-        assert_eq!(Value::parse(&nested(DEPTH_MAX + 1)), Err(BencodeError::TooDeep));
+        for (open, inside) in [(&b"l"[..], &b""[..]), (b"d1:a", b"i0e")] {
+            let nested = |depth| [&open.repeat(depth), inside, &b"e".repeat(depth)].concat();
+            assert!(Value::parse(&nested(DEPTH_MAX)).is_ok());
+            assert_eq!(Value::parse(&nested(DEPTH_MAX + 1)), Err(BencodeError::TooDeep));
+        }
         assert_eq!(Value::parse(&b"l".repeat(1 << 20)), Err(BencodeError::TooDeep));
     }
 
