@@ -130,6 +130,7 @@ fn every_peer_has_the_same_chance_over_time() {
 /// The same for those who ask, each right after its own announce, which has moved it; windows of
 /// large lists begin where a batch was told.
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn every_peer_has_the_same_chance_to_be_given_to_those_who_announce() {
     for (peers, num_want, batch) in [(100_u32, 10_u16, 1), (300, 20, 1), (300, 20, 50)] {
         let mut store = store(64 << 20, 10_000);

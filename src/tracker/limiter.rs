@@ -316,6 +316,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
     fn who_floods_is_remembered_while_others_come_and_go() {
         // 4,096 buckets, and 100,000 sources that bring one peer each.
         let mut limiter = Limiter::new(&limits(), KEY);
