@@ -424,25 +424,26 @@ fn a_hint_is_not_believed_when_its_span_was_given_up() {
 /// Whatever was expected, each gets its own.
 #[test]
 fn hints_in_another_order_change_nothing() {
+    let (peers, turns) = if cfg!(miri) { (20, 2) } else { (200, 64) };
     let mut store = store(64 << 20, 1_000);
-    for peer in 0..200 {
+    for peer in 0..peers {
         for swarm in 0..4 {
             store.announce(Seconds(0), &arrival(swarm, peer * (1 + swarm), LEECHER));
         }
     }
     let due: Vec<Arrival> =
         (0..64).map(|n| arrival(n % 4, (n / 4) * (1 + n % 4), LEECHER)).collect();
-    for turn in 0..64 {
+    for turn in 0..turns {
         let hinted = due.iter().cycle().skip(turn).take(64);
         store.warm(&hinted.map(|due| (due.info_hash, Some(due.endpoint))).collect::<Vec<_>>());
         for (n, due) in due.iter().enumerate().skip(turn % 3) {
             let announced = store.announce(Seconds(1), due);
             assert!(!announced.joined, "{turn} {n}");
-            assert_eq!(announced.counts.leechers, 200);
+            assert_eq!(announced.counts.leechers, peers);
         }
         store.check_invariants();
     }
-    assert_eq!(store.totals().leechers[0], 800);
+    assert_eq!(store.totals().leechers[0], u64::from(4 * peers));
 }
 
 /// A store without room for another peer lets nobody go for one it knows.

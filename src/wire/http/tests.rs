@@ -438,6 +438,7 @@ fn request_lines_have_one_form() {
         ("GET ftp://t.example/announce HTTP/1.1", BadRequest),
         ("GET # HTTP/1.1", BadRequest),
         ("GE(T /announce HTTP/1.1", BadRequest),
+        ("GET /\u{1}announce\u{1} HTTP/1.1", BadRequest),
         ("get /announce HTTP/1.1", MethodNotAllowed),
         ("GETX /announce HTTP/1.1", MethodNotAllowed),
         ("POST /announce HTTP/1.1", MethodNotAllowed),
@@ -487,6 +488,17 @@ fn connections_stay_open_as_their_version_and_fields_say() {
         let text = format!("GET / HTTP/{version}\r\n{fields}\r\n");
         assert_eq!(head(&text).expect("well-formed").keep_alive, keep_alive, "{text:?}");
     }
+}
+
+/// Names that are as long as those that mean something.
+#[test]
+fn other_fields_mean_nothing() {
+    let text = "GET / HTTP/1.1\r\nHost: t\r\nDate: t\r\nExpires: websocket\r\n\
+                Keep-Alive: close, upgrade\r\nAccept-Charset: 1\r\nIf-Modified-Since: x\r\n\r\n";
+    let head = head(text).expect("nothing is said twice");
+    assert!(head.keep_alive && !head.upgrade);
+    let half = text.replace("Keep-Alive: close", "Connection: x");
+    assert!(!super::Head::parse(half.as_bytes()).expect("well-formed").upgrade, "to what?");
 }
 
 #[test]
