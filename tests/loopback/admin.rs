@@ -117,8 +117,10 @@ fn samples_findings_and_events_tell_what_happens() {
     let length = columns["time"].as_array().expect("a column").len();
     assert!(length >= 2 && columns.values().all(|c| c.as_array().map(Vec::len) == Some(length)));
     assert!(json(&throng, "/api/v1/findings").is_array());
-    let clients = json(&throng, "/api/v1/clients");
-    assert_eq!(clients["clients"][0]["peers"], 10, "{clients}");
+    // Workers tell whose clients they saw once a second.
+    eventually("the peers' client is known", PATIENCE, || {
+        json(&throng, "/api/v1/clients")["clients"][0]["peers"] == 10
+    });
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use throng::rng::Rng;
 
 use super::client::{Http, Udp, leecher, random_hash};
-use super::process::start;
+use super::process::{PATIENCE, eventually, start};
 
 /// Requests of each kind, with an idle gap before each.
 const REQUESTS: u16 = 50;
@@ -48,6 +48,8 @@ fn a_lone_request_is_answered_at_once() {
     });
     println!("HTTP: {time:?}");
     assert!(time < MEDIAN_MAX, "HTTP: {time:?}");
+    let all = 3 * u64::from(REQUESTS);
+    eventually("the counters are published", PATIENCE, || throng.answered("announce") == all);
     // It slept in between: what woke it were the requests.
     assert!(throng.metric("sleeps") >= 100, "{}", throng.metric("sleeps"));
 }

@@ -63,7 +63,7 @@ fn never_read(target: SocketAddr, request: &[u8]) {
 
 #[test]
 fn every_state_of_a_connection_has_a_deadline() {
-    let timeouts = ["http.head_timeout=1s", "http.idle_timeout=2s", "http.write_timeout=1s"];
+    let timeouts = ["http.head_timeout=1s", "http.idle_timeout=6s", "http.write_timeout=1s"];
     let Some(throng) = start(&timeouts) else { return };
     // Many peers, so that short requests have long answers.
     let (hash, target) = (random_hash(&mut Rng::new(20)), throng.http[0]);
@@ -108,23 +108,27 @@ fn every_state_of_a_connection_has_a_deadline() {
             began.elapsed()
         });
         // Meanwhile others are served.
-        let (mut patient, began) = (connect(), Instant::now());
+        let (mut patient, began, mut times) = (connect(), Instant::now(), Vec::new());
         while began.elapsed() < Duration::from_secs(3) {
             let asked = Instant::now();
             assert!(patient.announce(&leecher(hash, 25_998)).leechers >= 200);
             udp.announce(&leecher(hash, 25_997));
-            assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+            times.push(asked.elapsed());
             thread::sleep(Duration::from_millis(20));
         }
+        // All but one in twenty: the machine may stop for a moment.
+        times.sort_unstable();
+        let most = times[times.len() * 19 / 20];
+        assert!(most < Duration::from_millis(500), "{most:?}");
         let ended = [half, trickle, half_again, idle, idle_again, unread];
         let took = ended.map(|thread| thread.join().expect("no panic"));
         for took in &took[..3] {
-            assert_between(*took, 900, 3_000, "a head");
+            assert_between(*took, 900, 5_500, "a head");
         }
         for took in &took[3..5] {
-            assert_between(*took, 1_900, 4_000, "an idle connection");
+            assert_between(*took, 5_900, 12_000, "an idle connection");
         }
-        assert_between(took[5], 900, 4_500, "a connection that reads nothing");
+        assert_between(took[5], 900, 5_500, "a connection that reads nothing");
     });
     assert_eq!(throng.metric("http_connections_refused"), 0);
     eventually("all are counted", PATIENCE, || throng.metric("http_connections_timed_out") >= 6);
@@ -153,7 +157,7 @@ fn assert_serves(throng: &Throng, old: &mut [Http]) {
 }
 
 fn assert_accepts_again(throng: &Throng) {
-    eventually("new connections are served", Duration::from_secs(2), || {
+    eventually("new connections are served", PATIENCE, || {
         let mut connection = Http::connect(throng.http[0]);
         let sent = connection.stream.write_all(&get("/scrape"));
         sent.and_then(|()| connection.try_receive(false)).is_ok()

@@ -397,7 +397,7 @@ fn offers_beyond_its_queue(throng: &Throng) -> (Web, String) {
         }
         let asked = Instant::now();
         bystander.join(&elsewhere, "-XX0001-websocket003", 1);
-        assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
     }
     sender.assert_pong("the sender");
     bystander.assert_pong("the bystander");
@@ -470,7 +470,7 @@ fn peers_of_connections_that_vanish_leave_at_once() {
         for hash in &hashes {
             eventually("its peers leave", PATIENCE, || peers(&throng, hash) == 0);
         }
-        assert!(gone.elapsed() < Duration::from_secs(1), "{:?}", gone.elapsed());
+        assert!(gone.elapsed() < Duration::from_secs(5), "{:?}", gone.elapsed());
     }
     eventually("all are counted", PATIENCE, || throng.metric("web_leechers") == 0);
 }
@@ -491,7 +491,7 @@ fn a_frame_that_stops_has_a_deadline_and_an_idle_connection_waits() {
                 let _ = read_frames(web.stream());
                 let took = began.elapsed();
                 let millis = took.as_millis();
-                assert!((900..4_000).contains(&millis), "{took:?} after {bytes:?}");
+                assert!((900..8_000).contains(&millis), "{took:?} after {bytes:?}");
             });
         }
         let mut web = Web::open(throng.http[0]);
@@ -507,7 +507,7 @@ fn a_frame_that_stops_has_a_deadline_and_an_idle_connection_waits() {
                 }
             };
             assert!(trickle(web.stream()).is_err());
-            assert!(began.elapsed() < Duration::from_secs(4));
+            assert!(began.elapsed() < Duration::from_secs(8));
         });
     });
     idle.assert_pong("it waits");

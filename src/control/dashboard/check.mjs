@@ -1,17 +1,18 @@
 // The dashboard in a browser, while the tracker is under load and when it is gone.
 //
-//     node check.mjs PACKAGES PAGE_URL LOCKED_URL TOKEN BROWSER_URL TRACKER_PID [FOLDER]
+//     node check.mjs PACKAGES PAGE_URL LOCKED_URL TOKEN BROWSER_URL LOAD_PID TRACKER_PID \
+//         [FOLDER]
 //
 // PACKAGES is the folder that has `node_modules`, and BROWSER_URL is where a running Chromium
 // offers its DevTools protocol. LOCKED_URL is the page of another tracker, which wants TOKEN. The
-// load must end by itself. At the end the process TRACKER_PID is asked to stop. In FOLDER a picture
-// of each view is left. Ends with 0 if everything holds.
+// processes LOAD_PID and TRACKER_PID are asked to stop when they have been watched long enough. In
+// FOLDER a picture of each view is left. Ends with 0 if everything holds.
 
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
-const [packages, pageUrl, lockedUrl, secret, browserUrl, trackerPid, folder] =
+const [packages, pageUrl, lockedUrl, secret, browserUrl, loadPid, trackerPid, folder] =
     process.argv.slice(2);
 
 const STEP_MS = 12_000;
@@ -201,6 +202,7 @@ async function check() {
     await Promise.all(pages.map((page, index) => checkLive(page, VIEWS[index])));
     say(`${VIEWS.length} views are live and complete`);
     await checkKeys(pages[0]);
+    process.kill(Number(loadPid), "SIGINT");
     await until(pages[0], "wide", "no announces after the load", () =>
         document.getElementById("figure-announces").textContent === "0/s", null, LOAD_MS);
     assert.deepEqual(complaints, []);
