@@ -61,11 +61,12 @@ pub enum Work {
 }
 
 impl Work {
-    /// When the next request is due; `None` if none is before `now`.
+    /// When the next request is due; `None` if none is before `now` and before the end, which may
+    /// have passed since it was last looked at.
     pub fn due(&self, now: u64) -> Option<u64> {
         match self {
-            Self::Measure { schedule: Some(schedule), start, .. } => {
-                Some(start + schedule.due()).filter(|due| *due <= now)
+            Self::Measure { schedule: Some(schedule), start, end } => {
+                Some(start + schedule.due()).filter(|due| *due <= now && due < end)
             }
             Self::Measure { schedule: None, .. } | Self::Fill => Some(now),
         }
@@ -154,6 +155,19 @@ mod tests {
             schedule.next += 1;
         }
         assert_eq!(schedule.due(), hour);
+    }
+
+    #[test]
+    fn nothing_is_due_at_the_end_however_late_it_is_asked_for() {
+        let (start, second) = (5, 1_000_000_000);
+        let schedule = Some(Schedule::new(300, 0, 1));
+        let mut work = Work::Measure { start, end: start + second, schedule };
+        let mut made = 0;
+        while work.due(start + 2 * second).is_some() {
+            work.advance();
+            made += 1;
+        }
+        assert_eq!((made, work.overdue(start + 2 * second)), (300, 0));
     }
 
     #[test]

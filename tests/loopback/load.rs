@@ -113,7 +113,7 @@ fn loads_over_websocket_find_no_fault() {
         let mix = "--mix announce=9,scrape=1";
         // As fast as it goes, more offers come to some than the tracker remembers for them; and
         // they are few and short, or a mailbox is full before a worker gets its turn at the CPU.
-        let offers = "--answers 0 --num-want 2 --sdp-bytes 100";
+        let offers = "--answers 0 --offers 1 --sdp-bytes 700";
         let options = format!("--threads 2 {offers} --pid {pid} {mix}");
         let closed = flawless("ws", target, &options);
         assert_eq!(closed["fill"]["complete"], true, "{closed}");
