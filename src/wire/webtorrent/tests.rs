@@ -128,6 +128,7 @@ fn odd_values_that_harm_nobody_are_as_good_as_missing() {
         ("18446744073709551615", Left::Bytes(u64::MAX)),
         ("18446744073709551616", Left::Unknown),
         ("-1", Left::Unknown),
+        ("\"+0\"", Left::Unknown),
         ("-0", Left::Unknown),
         ("0.0", Left::Unknown),
         ("1e999", Left::Unknown),
@@ -171,6 +172,15 @@ fn depth_is_bounded_and_strings_have_none() {
     let text = announce(r#","x":"[[[[[[[[[[[[\"[[[[\\","y":"\\\\\"{{{{{{{{{{{{""#);
     assert_eq!(nesting(text.as_bytes()), 1);
     assert!(Request::parse(&text).is_ok());
+    for (text, depth) in [
+        ("", 0),
+        ("[{}, [[]]]", 3),
+        (r#"["a",[["b"]]]"#, 3),
+        (r#"["a\"[[[",["\\",[["#, 4),
+        (r#"["","",["",["",[]]]]"#, 4),
+    ] {
+        assert_eq!(nesting(text.as_bytes()), depth, "{text}");
+    }
     for broken in ["\"", "\"\\", "\"\\\"", "]]]]", "\"\\\\\\"] {
         assert!(nesting(broken.as_bytes()) <= 1);
     }
