@@ -382,7 +382,8 @@ fn a_wrong_bit_anywhere_under_the_checksum_is_found() {
         read_whole(&bytes, Some("192.0.2.7:56324"));
         // Addresses, values, and the sum itself; types and lengths may fail otherwise.
         let values = if at == 31 { [31..35, 38..46] } else { [31..39, 42..46] };
-        for flipped in (16..28).chain(values.into_iter().flatten()) {
+        let places = (16..28).chain(values.into_iter().flatten());
+        for flipped in places.step_by(if cfg!(miri) { 16 } else { 1 }) {
             for bit in 0..8 {
                 let mut wrong = bytes.clone();
                 wrong[flipped] ^= 1 << bit;
