@@ -278,7 +278,8 @@ fn refused_torrents(view: &View<'_>) -> Option<Finding> {
     // A connection id is no answer about a torrent.
     let is_about_torrents = |kind: &usize| kind % 4 != Action::Connect as usize;
     let answered = view.grew(|counters| {
-        (0..REQUEST_KINDS).filter(is_about_torrents).map(|kind| counters.replies()[kind]).sum()
+        let replies = counters.replies();
+        (0..REQUEST_KINDS).filter(is_about_torrents).map(|kind| replies[kind]).sum()
     });
     (refused > FEW && refused > answered).then(|| {
         let detail = format!(

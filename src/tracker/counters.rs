@@ -390,14 +390,9 @@ impl Counters {
     /// How many requests were answered, in the order of [`request_index`].
     #[must_use]
     pub fn replies(&self) -> [u64; REQUEST_KINDS] {
-        let answered = self.results.iter().step_by(RESULTS);
-        let mut replies = [0; REQUEST_KINDS];
-        // Nobody answers what cannot be read.
-        let known = answered.enumerate().filter(|(kind, _)| kind % (ACTIONS + 1) < ACTIONS);
-        for (reply, (_, answered)) in replies.iter_mut().zip(known) {
-            *reply = *answered;
-        }
-        replies
+        let (senders, _) = self.results.as_chunks::<{ (ACTIONS + 1) * RESULTS }>();
+        // Nobody answers what cannot be read, which comes last.
+        std::array::from_fn(|kind| senders[kind / ACTIONS][kind % ACTIONS * RESULTS])
     }
 
     /// How many requests of any transport got no answer for this reason.
