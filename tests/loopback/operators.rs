@@ -15,7 +15,7 @@ use throng::rng::Rng;
 use throng::wire::announce::Announce;
 use throng::wire::id::{InfoHash, PeerId};
 
-use super::client::{Http, Udp, announce_target, get, leecher, random_hash, seeder, udp_socket};
+use super::client::{Http, Udp, announce_target, leecher, random_hash, seeder, udp_socket};
 use super::process::{PATIENCE, Start, Throng, eventually, start};
 
 const TOKEN: &str = "a-token.of_32~characters+0123456=";

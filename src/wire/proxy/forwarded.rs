@@ -18,26 +18,11 @@ const FORWARDED: &[u8] = b"Forwarded";
 
 /// Why the fields of a request do not say who the client is. Answer 400.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[repr(u8)]
 pub enum ForwardedError {
     /// No field has the name.
     Missing,
     /// The entry that counts is no IP address: `unknown`, `_hidden`, empty, with a zone, or broken.
     Unreadable,
-}
-
-impl ForwardedError {
-    /// Every variant, in declaration order.
-    pub const ALL: [Self; 2] = [Self::Missing, Self::Unreadable];
-
-    /// The metric label.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Missing => "missing",
-            Self::Unreadable => "unreadable",
-        }
-    }
 }
 
 /// The client's address, folded if it is IPv4-mapped, from the fields called `name` of a request

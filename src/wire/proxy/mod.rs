@@ -42,7 +42,6 @@ pub struct ProxyHeader {
 
 /// Why bytes are not a PROXY header. Close the connection: where its data begins is unknown.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[repr(u8)]
 pub enum ProxyError {
     /// The first bytes are the signature of neither version.
     BadSignature,
@@ -60,35 +59,6 @@ pub enum ProxyError {
     BadTlv,
     /// Version 2: the CRC-32C of the header is another.
     BadChecksum,
-}
-
-impl ProxyError {
-    /// Every variant, in declaration order.
-    pub const ALL: [Self; 8] = [
-        Self::BadSignature,
-        Self::BadLine,
-        Self::LineTooLong,
-        Self::BadCommand,
-        Self::BadFamily,
-        Self::BadLength,
-        Self::BadTlv,
-        Self::BadChecksum,
-    ];
-
-    /// The metric label.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::BadSignature => "bad_signature",
-            Self::BadLine => "bad_line",
-            Self::LineTooLong => "line_too_long",
-            Self::BadCommand => "bad_command",
-            Self::BadFamily => "bad_family",
-            Self::BadLength => "bad_length",
-            Self::BadTlv => "bad_tlv",
-            Self::BadChecksum => "bad_checksum",
-        }
-    }
 }
 
 /// Reads the PROXY header at the start of `buffer`; `None`: more bytes are needed.

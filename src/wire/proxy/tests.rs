@@ -395,18 +395,6 @@ fn a_wrong_bit_anywhere_under_the_checksum_is_found() {
     read_whole(&write_v2(LOCAL, TCP4, &[&ADDRESSES_V4[..], &sum].concat()), None);
 }
 
-#[test]
-fn all_lists_every_variant_at_its_own_index() {
-    for (index, error) in ProxyError::ALL.into_iter().enumerate() {
-        assert_eq!(error as usize, index);
-        assert!(!error.label().is_empty());
-    }
-    for (index, error) in ForwardedError::ALL.into_iter().enumerate() {
-        assert_eq!(error as usize, index);
-        assert!(!error.label().is_empty());
-    }
-}
-
 // Forwarded fields.
 
 const LIST: &str = "X-Forwarded-For";
@@ -426,7 +414,8 @@ fn client(name: &str, values: &[&str], trusted: impl Fn(IpAddr) -> bool) -> Stri
     let fields = values.iter().map(|value| (name.as_bytes(), value.as_bytes()));
     match forwarded_for(fields, name.as_bytes(), trusted) {
         Ok(ip) => ip.to_string(),
-        Err(error) => error.label().to_owned(),
+        Err(ForwardedError::Missing) => "missing".to_owned(),
+        Err(ForwardedError::Unreadable) => "unreadable".to_owned(),
     }
 }
 
