@@ -318,7 +318,8 @@ fn lengths_are_refused_by_the_fixed_bytes_alone() {
     for (command, family, at_least) in
         [(LOCAL, 0x00, 0), (LOCAL, TCP6, 0), (PROXY, TCP4, 12), (PROXY, TCP6, 36)]
     {
-        for length in 0..=u16::MAX {
+        // A prime step: an interpreter takes minutes for all.
+        for length in (0..=u16::MAX).step_by(if cfg!(miri) { 257 } else { 1 }) {
             let fixed = [&SIGNATURE[..], &[command, family], &length.to_be_bytes()].concat();
             let expected = match usize::from(length) {
                 0 if at_least == 0 => Ok(Some(ProxyHeader { len: 16, source: None })),
