@@ -294,7 +294,8 @@ fn a_line_has_107_bytes_at_the_most() {
 
 #[test]
 fn versions_commands_and_families_are_refused_by_the_fixed_bytes_alone() {
-    for command in 0..=u8::MAX {
+    // An interpreter takes minutes for all: the two that mean something, and their neighbours.
+    for command in (0..=u8::MAX).filter(|command| !cfg!(miri) || (0x1F..=0x22).contains(command)) {
         for family in 0..=u8::MAX {
             // More than any block of addresses, UNIX sockets included.
             let fixed = &write_v2(command, family, &[0; 300])[..16];
