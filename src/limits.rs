@@ -70,8 +70,8 @@ pub const WEB_PING_SECONDS: u32 = 30;
 /// Seconds without a byte, pongs included, after which the other side is gone: two pings and a
 /// little.
 pub const WEB_SILENT_SECONDS: u32 = 75;
-/// Seconds without a message after which a connection is closed; clients announce every two
-/// minutes.
+/// Seconds without a message after which a connection is closed, or two of its peers' intervals if
+/// that is longer.
 pub const WEB_IDLE_SECONDS: u32 = 600;
 /// Seconds for the other side to answer a close.
 pub const WEB_CLOSE_SECONDS: u32 = 2;

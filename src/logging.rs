@@ -7,10 +7,10 @@ use std::io::{self, IsTerminal};
 
 use throng::config::{Format, Log, log_filter};
 use throng::control::log::LogFilter;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, fmt, reload};
+use tracing_subscriber::{fmt, reload};
 
 /// Overrides `log.level`, as everywhere in the Rust world.
 const FILTER_VARIABLE: &str = "RUST_LOG";
@@ -66,7 +66,7 @@ fn level(log: &Log, variable: Option<String>) -> (&'static str, String) {
 }
 
 /// The filter for a level or a list of them by module.
-fn filter(name: &'static str, level: &str) -> Result<EnvFilter, LogError> {
+fn filter(name: &'static str, level: &str) -> Result<Targets, LogError> {
     let filter = match level {
         // Where locked memory is short the executor warns that it registers no buffers for file
         // I/O, of which we do none. `throng check` tells about the limit itself.

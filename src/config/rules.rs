@@ -10,8 +10,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 use toml::Value;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::{ParseError, Targets};
 
 use super::units::{ByteSize, Span};
 use super::{AdminListen, Config, HttpListen, Place, Problem};
@@ -389,13 +388,15 @@ fn is_filter(text: &str) -> bool {
 
 /// Reads a filter of log messages: levels, of everything or of modules, with commas between them.
 ///
+/// Not `EnvFilter`: that takes the fields of spans too, with values that are regular expressions,
+/// and one of those can keep a CPU for hours.
+///
 /// # Errors
 /// It is none.
-pub fn log_filter(text: &str) -> Result<EnvFilter, ParseError> {
-    // The parser counts bytes from the first that is not white, and cuts from the first there is:
-    // " a=info" is read wrongly, and what is not ASCII may be cut within a character.
-    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
-    EnvFilter::builder().parse(parts.join(","))
+pub fn log_filter(text: &str) -> Result<Targets, ParseError> {
+    let parts: Vec<&str> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    // The parser would take an empty text for all modules.
+    if parts.is_empty() { Ok(Targets::new()) } else { parts.join(",").parse() }
 }
 
 /// A text with a unit; if it is none, what it is.

@@ -299,6 +299,7 @@ fn what_is_out_of_range_is_refused() {
         "log.level=debg",
         "log.level=",
         "log.level=info,x=loud",
+        "log.level=throng[{n=.{64}.{64}.{64}}]=info",
         "log.format=xml",
     ];
     for text in cases {

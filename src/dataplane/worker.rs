@@ -229,7 +229,17 @@ impl Worker {
         counters.turns[0] += 1;
         counters.ring_overflows[0] += u64::from(overflown);
 
-        // Datagrams first. Connections may take long, a handshake of TLS as long as a hundred
+        // Orders before all: what an operator was told to hold does so for what comes after.
+        if let Some(access) = self.orders.new_access() {
+            self.tracker.set_access(access);
+        }
+        if let Some(tls) = self.orders.new_tls() {
+            self.connections.set_tls(tls);
+        }
+        if let Some(pages) = self.orders.new_pages() {
+            self.connections.set_pages(pages);
+        }
+        // Then datagrams. Connections may take long, a handshake of TLS as long as a hundred
         // announces: they have the turn's budget, and what is left waits for the next turn.
         let mut completions = std::mem::take(&mut self.completions);
         let mut is_time = false;
@@ -251,15 +261,6 @@ impl Worker {
         let messages = self.handle_messages(&budget);
         self.deliver_answers(&budget);
         self.post.flush();
-        if let Some(access) = self.orders.new_access() {
-            self.tracker.set_access(access);
-        }
-        if let Some(tls) = self.orders.new_tls() {
-            self.connections.set_tls(tls);
-        }
-        if let Some(pages) = self.orders.new_pages() {
-            self.connections.set_pages(pages);
-        }
         for question in self.orders.new_questions() {
             question(&mut self.tracker, self.now);
         }

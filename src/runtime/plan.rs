@@ -12,7 +12,7 @@ use crate::check;
 use crate::config::{self, Config, Refusal};
 use crate::control::door::Token;
 use crate::dataplane::connections;
-use crate::limits::WORKERS_MAX;
+use crate::limits::{WEB_IDLE_SECONDS, WORKERS_MAX};
 use crate::swarm::Bounds;
 use crate::tracker::access::networks::NetworkList;
 use crate::tracker::limiter::{Limits, Rate};
@@ -74,6 +74,7 @@ pub(super) fn plan(config: &Config) -> Result<Plan, RunError> {
         per_address_max: u32::try_from(per_address).unwrap_or(u32::MAX),
         head_secs: config.http.head_timeout.as_secs(),
         idle_secs: config.http.idle_timeout.as_secs(),
+        web_idle_secs: WEB_IDLE_SECONDS.max(2 * config.announce.websocket_interval.as_secs()),
         write_secs: config.http.write_timeout.as_secs(),
     };
     let announce = &config.announce;

@@ -28,7 +28,7 @@ fn has_ended(stream: &mut TcpStream) -> bool {
 
 /// Waits for the end of a connection and returns how long it took since `began`.
 fn time_to_end(mut stream: TcpStream, began: Instant) -> Duration {
-    eventually("the connection ends", PATIENCE, || has_ended(&mut stream));
+    eventually("the connection ends", 2 * PATIENCE, || has_ended(&mut stream));
     began.elapsed()
 }
 
@@ -211,8 +211,15 @@ fn connections_are_refused_while_others_in_the_process_take_every_descriptor() {
     let Some(throng) = start.serve() else { return };
     let mut old: Vec<Http> = (0..20).map(|_| Http::connect(throng.http[0])).collect();
     assert_serves(&throng, &mut old);
-    let rest = flood(throng.http[0], 100, 60);
+    let mut rest = flood(throng.http[0], 100, 60);
     assert!(rest.len() > 1, "there were none");
+    // What the control thread had open for a moment is free again.
+    eventually("they have every descriptor", PATIENCE, || {
+        let more = flood(throng.http[0], 100, 60);
+        let none = more.is_empty();
+        rest.extend(more);
+        none
+    });
     for _ in 0..4 {
         assert!(flood(throng.http[0], 100, 0).is_empty());
         assert_serves(&throng, &mut old);
@@ -231,8 +238,9 @@ fn operators_take_no_more_descriptors_than_are_theirs() {
     let used: Vec<_> = (0..100).map_while(|_| admin()).collect();
     // A 32nd of all. What was asked at the start may be closed by now, and lists may be read.
     eventually("ten are accepted", PATIENCE, || throng.open_files() >= before + 8);
+    // One more is accepted while ten are served, and a look at the threads takes two.
     for _ in 0..20 {
-        assert!(throng.open_files() <= before + 12, "{} files of {before}", throng.open_files());
+        assert!(throng.open_files() <= before + 13, "{} files of {before}", throng.open_files());
         thread::sleep(Duration::from_millis(20));
     }
     drop(used);
@@ -281,6 +289,8 @@ fn a_flood_from_ten_thousand_addresses_is_bounded_and_others_are_served() {
         "limits.exempt=",
         "limits.new_swarms_burst=5",
         "limits.new_swarms_per_minute=1",
+        // The same ids from the first announce to the last.
+        "udp.connection_id_lifetime=1h",
     ];
     let Some(throng) = start(&settings) else { return };
     let (target, mut rng) = (throng.udp[0], Rng::new(46));

@@ -99,7 +99,7 @@ fn loads_over_http_find_no_fault() {
         let close = flawless("http", target, &format!("--close --rate {RATE}"));
         open_loop(&close);
         assert_eq!(close["connections"], close["total"]["sent"], "{close}");
-        let closed = flawless("http", target, "--close --connections 4 --duration 100ms");
+        let closed = flawless("http", target, "--close --connections 4 --duration 500ms");
         assert!(number(&closed, "/connections") > 0.0, "{closed}");
     };
     thread::scope(|scope| throng.http.iter().for_each(|at| drop(scope.spawn(|| both(*at)))));

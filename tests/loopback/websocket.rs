@@ -417,7 +417,7 @@ fn nobody_can_close_anothers_connection_by_offers() {
 
 #[test]
 fn who_does_not_read_offers_is_closed_at_its_deadline() {
-    let Some(throng) = start(&["workers=2", "http.write_timeout=1s"]) else { return };
+    let Some(throng) = start(&["workers=2", "http.write_timeout=3s"]) else { return };
     let (_slow, hash) = offers_beyond_its_queue(&throng);
     eventually("its peer leaves", PATIENCE, || peers(&throng, &hash) == 0);
     let counted = || throng.metric("http_connections_timed_out") == 1;

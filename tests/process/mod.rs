@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Signal, getrlimit, setrlimit};
 use tempfile::TempDir;
 
 /// How long anything may take that should take no time.
@@ -32,6 +32,10 @@ fn find_obstacle() -> Option<String> {
     if let Err(refusal) = throng::dataplane::probe::io_uring() {
         return Some(refusal.to_string());
     }
+    // Tests side by side hold more descriptors than a shell may have for a start.
+    let mut files = getrlimit(Resource::Nofile);
+    files.current = files.maximum;
+    let _ = setrlimit(Resource::Nofile, files);
     let v6 = TcpListener::bind("[::1]:0");
     v6.err().map(|error| format!("there is no IPv6 loopback: {error}"))
 }

@@ -87,7 +87,7 @@ async function checkLive(page, { name, size, colorScheme }) {
     assert.deepEqual(same, [], `${name}: charts that did not change`);
 
     await until(page, name, "swarms in the table", () =>
-        /^[0-9a-f]{40}$/.test(document.querySelector("#swarms tbody td")?.textContent ?? ""));
+        /^[0-9a-f]{40}$/.test(document.querySelector("#swarms tbody td")?.textContent ?? ""), undefined, 20_000);
     const seen = await page.evaluate(() => ({
         headings: document.querySelectorAll("h1").length,
         landmarks: ["header", "main", "footer"].map((tag) => document.querySelector(tag) !== null),

@@ -8,9 +8,7 @@ use super::layer::Layer;
 use super::tls::Tls;
 use super::websocket::{Life, Reason, WebSocket};
 use crate::dataplane::ring::{Ring, Token};
-use crate::limits::{
-    WEB_CLOSE_SECONDS, WEB_IDLE_SECONDS, WEB_PING_SECONDS, WEB_QUEUE_BYTES_MAX, WEB_SILENT_SECONDS,
-};
+use crate::limits::{WEB_CLOSE_SECONDS, WEB_PING_SECONDS, WEB_QUEUE_BYTES_MAX, WEB_SILENT_SECONDS};
 use crate::time::Seconds;
 use crate::wire::addr::Family;
 use crate::wire::http;
@@ -241,7 +239,7 @@ impl Conn {
             Life::Open if web.message_began.is_some_and(|began| late(began, limits.idle_secs)) => {
                 Step::Close
             }
-            Life::Open if late(web.asked, WEB_IDLE_SECONDS) => {
+            Life::Open if late(web.asked, limits.web_idle_secs) => {
                 self.close_web(now, Reason::GoingAway);
                 Step::Both
             }
@@ -266,6 +264,7 @@ mod tests {
         per_address_max: 0,
         head_secs: 5,
         idle_secs: 30,
+        web_idle_secs: 600,
         write_secs: 10,
     };
 
@@ -333,8 +332,8 @@ mod tests {
             look_after(&mut opened(), |second, web| web.heard = Seconds(1_000 + second));
         let pings: Vec<_> = (1..=20).map(|at| (30 * at, PING.to_vec())).collect();
         assert_eq!(sent[..20], pings);
-        assert_eq!(sent[20..], [(WEB_IDLE_SECONDS + 1, GOING_AWAY.to_vec())]);
-        assert_eq!(end, WEB_IDLE_SECONDS + 1 + WEB_CLOSE_SECONDS + 1);
+        assert_eq!(sent[20..], [(LIMITS.web_idle_secs + 1, GOING_AWAY.to_vec())]);
+        assert_eq!(end, LIMITS.web_idle_secs + 1 + WEB_CLOSE_SECONDS + 1);
     }
 
     #[test]

@@ -67,6 +67,8 @@ pub struct Limits {
     pub head_secs: u32,
     /// Seconds between two requests, and from the first byte of a message to its end.
     pub idle_secs: u32,
+    /// Seconds a WebSocket may be without a message: longer than its peers wait between two.
+    pub web_idle_secs: u32,
     /// Seconds for what has been written to be taken.
     pub write_secs: u32,
 }

@@ -31,7 +31,7 @@ const GROUP: u16 = 0;
 /// What is sent: two through the ring, the last one past it, to be heard of through the eventfd.
 const PAYLOADS: [[u8; 8]; 3] = [*b"throng 1", *b"throng 2", *b"throng 3"];
 /// How long each step may take; the kernel needs microseconds.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// `user_data` of the submissions.
 mod tag {

@@ -56,6 +56,7 @@ fn served(sizes: Sizes) -> Served {
         per_address_max: 0,
         head_secs: 5,
         idle_secs: 30,
+        web_idle_secs: 600,
         write_secs: 10,
     };
     let setup = Setup {
