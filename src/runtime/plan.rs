@@ -173,3 +173,19 @@ fn connections_allowed(config: &Config, workers: usize) -> usize {
     let others = check::files_besides_connections(workers, sockets(config, workers), files);
     usize::try_from(files.saturating_sub(others)).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Span;
+
+    #[test]
+    fn a_websocket_may_be_silent_for_longer_than_its_peers_are_told_to_wait() {
+        for (interval_secs, silent_secs) in [(30, 600), (120, 600), (301, 602), (3_600, 7_200)] {
+            let mut config = Config { workers: 1, ..Config::default() };
+            config.announce.websocket_interval = Span::from_secs(interval_secs);
+            let plan = plan(&config).expect("there is a CPU");
+            assert_eq!(plan.http_limits.web_idle_secs, silent_secs);
+        }
+    }
+}
