@@ -162,7 +162,8 @@ mod tests {
             census.tick(Seconds(1_000 + second));
             census.saw(&ids[1]);
         }
-        assert!(census.clients().iter().all(|client| client.0 == *b"-qB5030-"));
+        let names: Vec<_> = census.clients().iter().map(|client| client.0).collect();
+        assert_eq!(names, [*b"-qB5030-"]);
     }
 
     #[test]
