@@ -86,8 +86,10 @@ async function checkLive(page, { name, size, colorScheme }) {
     const same = after.flatMap((picture, index) => (picture === before[index] ? [index] : []));
     assert.deepEqual(same, [], `${name}: charts that did not change`);
 
+    // Loaded every 15 seconds.
     await until(page, name, "swarms in the table", () =>
-        /^[0-9a-f]{40}$/.test(document.querySelector("#swarms tbody td")?.textContent ?? ""), undefined, 20_000);
+        /^[0-9a-f]{40}$/.test(document.querySelector("#swarms tbody td")?.textContent ?? ""),
+    undefined, 20_000);
     const seen = await page.evaluate(() => ({
         headings: document.querySelectorAll("h1").length,
         landmarks: ["header", "main", "footer"].map((tag) => document.querySelector(tag) !== null),
