@@ -300,13 +300,15 @@ fn line_of(text: &str, at: usize) -> usize {
     1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
 }
 
-/// Reads `bytes` as overrides, a line each, and as a configuration file: never panics, and what is
-/// accepted passes its own check and reads back from its own text.
+/// Reads the first lines of `bytes` as overrides, and all of it as a configuration file: never
+/// panics, and what is accepted passes its own check and reads back from its own text.
 ///
 /// # Panics
 /// It does not hold.
 #[cfg(any(test, fuzzing))]
 pub fn check(bytes: &[u8]) {
+    // Enough for each of them to meet the ones before; more only cost a fuzzer time.
+    const OVERRIDES_MAX: usize = 4;
     // Made once: a fuzzer pays for every branch that an input takes, and most inputs set nothing.
     static DEFAULTS: LazyLock<Table> =
         LazyLock::new(|| tabulate(&Config::default()).expect("the defaults can be written"));
@@ -314,7 +316,7 @@ pub fn check(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let mut layers =
         Layers { values: DEFAULTS.clone(), places: BTreeMap::new(), problems: Vec::new() };
-    layers.put_overrides(&text.lines().map(str::to_owned).collect::<Vec<_>>());
+    layers.put_overrides(&text.lines().take(OVERRIDES_MAX).map(str::to_owned).collect::<Vec<_>>());
     let _ = ConfigError::Invalid(layers.problems.split_off(0)).to_string();
     let read = layers.put_file("fuzz", &text);
     if read.is_ok() && layers.problems.is_empty() && layers.places.is_empty() {
