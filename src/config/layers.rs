@@ -256,9 +256,9 @@ fn find(path: &str) -> Option<&'static Key> {
 fn nearest_key(path: &str) -> Option<&'static str> {
     let (_, leaf) = split(path);
     let score = |known: &'static str| {
-        let whole = strsim::damerau_levenshtein(path, known);
+        let whole = strsim::osa_distance(path, known);
         // Names that are alike in another section are one step further than those in this one.
-        let within = strsim::damerau_levenshtein(leaf, split(known).1) + 1;
+        let within = strsim::osa_distance(leaf, split(known).1) + 1;
         (whole.min(within), whole)
     };
     // Lengths that differ by more than a slip need no closer look: names of any length are cheap.
@@ -272,7 +272,7 @@ fn nearest_key(path: &str) -> Option<&'static str> {
 }
 
 fn nearest_section(name: &str) -> Option<&'static str> {
-    let score = |known: &str| strsim::damerau_levenshtein(name, known);
+    let score = |known: &str| strsim::osa_distance(name, known);
     let may_be_near = |known: &&str| is_near(lengths_apart(name, known), name);
     let nearest = SECTIONS.into_iter().filter(may_be_near).min_by_key(|known| score(known))?;
     is_near(score(nearest), name).then_some(nearest)
