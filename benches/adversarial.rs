@@ -168,7 +168,8 @@ impl Keys {
             peer_ttl_secs: 3_000,
             keep_peer_ids: false,
         };
-        let mut store = SwarmStore::new(bounds, HashKey(11, secret), Rng::new(secret));
+        let mut store =
+            SwarmStore::new(bounds, HashKey(11, secret), Rng::new(secret)).expect("address space");
         let again: Vec<Key> = self.order.iter().map(|&at| self.keys[at as usize]).collect();
         let inserts = announce(&mut store, &self.keys);
         let repeats = announce(&mut store, &again);

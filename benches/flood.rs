@@ -207,7 +207,7 @@ fn store(memory_bytes: usize) -> SwarmStore {
         peer_ttl_secs: PEER_TTL_SECS,
         keep_peer_ids: false,
     };
-    SwarmStore::new(bounds, HashKey(11, 22), Rng::new(33))
+    SwarmStore::new(bounds, HashKey(11, 22), Rng::new(33)).expect("address space")
 }
 
 /// The bytes of so many swarms of one IPv4 peer.

@@ -238,7 +238,7 @@ fn full_tracker(cores: u16, hashes: &[InfoHash]) -> (Tracker, Vec<[u8; ANNOUNCE_
             request(id, hashes[swarm(number)], number)
         })
         .collect();
-    let mut tracker = Tracker::new(setup);
+    let mut tracker = Tracker::new(setup).expect("address space");
     let mut replies = Replies::new();
     for (number, bytes) in (0..PEERS).zip(&requests) {
         tracker.handle_datagrams(NOW, &[datagram(address(number), bytes)], &mut replies);

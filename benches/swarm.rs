@@ -42,7 +42,7 @@ impl Size {
             peer_ttl_secs: 3_000,
             keep_peer_ids: false,
         };
-        SwarmStore::new(bounds, HashKey(11, 22), Rng::new(33))
+        SwarmStore::new(bounds, HashKey(11, 22), Rng::new(33)).expect("address space")
     }
 
     /// The peer of that number: always the same one, in the same swarm. One in five is a seeder.

@@ -48,7 +48,7 @@ fn request(id: ConnectionId, swarm: u32, peer: u32) -> [u8; ANNOUNCE_BYTES] {
 
 /// A tracker with every swarm filled over UDP, and the connection id of each peer.
 fn tracker(replies: &mut Replies) -> (Tracker, Vec<ConnectionId>) {
-    let mut tracker = Tracker::new(setup(1));
+    let mut tracker = Tracker::new(setup(1)).expect("address space");
     let mut ids = Vec::new();
     let mut connect = [0; 16];
     for peer in 0..PEERS {

@@ -92,6 +92,7 @@ fn tracker_of(core: u16, cores: u16) -> Tracker {
         seed: 33,
         relay_key: RelayKey::new([9; 16]),
     })
+    .expect("address space")
 }
 
 /// Two in three of IPv4, some of them of a private network.

@@ -73,6 +73,7 @@ impl Size {
             keep_peer_ids: false,
         };
         SwarmStore::new(bounds, HashKey(11, u64::from(self.peers)), Rng::new(33))
+            .expect("address space")
     }
 }
 

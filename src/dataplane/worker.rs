@@ -139,7 +139,7 @@ impl Worker {
     /// Sets the ring up on the calling thread, which must be the worker's own.
     ///
     /// # Errors
-    /// If the kernel refuses the ring.
+    /// If the kernel refuses the ring, or address space for the swarms.
     pub fn new(parts: Parts) -> io::Result<Self> {
         let ring = Ring::new(&parts.sizes)?;
         ring.register_eventfd(parts.post.doorbell().as_fd())?;
@@ -149,7 +149,8 @@ impl Worker {
         };
         let mut worker = Self {
             ring,
-            tracker: Tracker::new(parts.setup),
+            tracker: Tracker::new(parts.setup)
+                .map_err(|refusal| io::Error::new(io::ErrorKind::OutOfMemory, refusal))?,
             connections: Connections::new(parts.http_limits, parts.tls, parts.pages),
             unarmed: (0..parts.udp.len()).filter_map(|index| u8::try_from(index).ok()).collect(),
             failed: Vec::new(),

@@ -370,6 +370,10 @@ mod tests {
 
     #[test]
     fn all_lists_every_variant_at_its_own_index_and_labels_differ() {
+        let (_, body) = include_str!("verify.rs").split_once("pub enum Fault {").expect("it");
+        let (body, _) = body.split_once("\n}").expect("its end");
+        let is_variant = |line: &&str| line.trim_start().starts_with(|c: char| c.is_uppercase());
+        assert_eq!(body.lines().filter(is_variant).count(), Fault::ALL.len());
         for (index, fault) in Fault::ALL.into_iter().enumerate() {
             assert_eq!(fault as usize, index);
             let same = Fault::ALL.iter().filter(|other| other.label() == fault.label()).count();

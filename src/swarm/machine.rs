@@ -6,6 +6,8 @@
     expect(unsafe_code, reason = "mappings and instructions that safe Rust cannot say")
 )]
 
+use std::error::Error;
+use std::fmt;
 use std::ops::{Deref, DerefMut};
 
 #[cfg(not(miri))]
@@ -17,6 +19,26 @@ use self::standin::Mapping;
 pub const PIECE_BYTES: usize = 2 << 20;
 /// Words of a piece.
 pub const PIECE_WORDS: usize = PIECE_BYTES / size_of::<u32>();
+
+/// The process may not have as much address space as memory was asked for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct NoAddressSpace {
+    /// What was asked for.
+    pub bytes: usize,
+}
+
+impl fmt::Display for NoAddressSpace {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mebibytes = self.bytes >> 20;
+        write!(
+            out,
+            "{mebibytes} MiB of address space, twice a worker's share of swarm.memory, cannot be \
+             had: lower that, or raise the limit of virtual memory (ulimit -v)"
+        )
+    }
+}
+
+impl Error for NoAddressSpace {}
 
 /// Memory of our own, as words. Its address space is reserved at once, so that it never moves; it
 /// grows by pieces, of which the kernel makes huge pages if it has them.
@@ -30,11 +52,11 @@ pub struct Memory {
 impl Memory {
     /// Reserves address space for `bytes`, none of it to be used yet.
     ///
-    /// # Panics
+    /// # Errors
     /// If the process may not have as much address space.
-    #[must_use]
-    pub fn reserve(bytes: usize) -> Self {
-        Self { mapping: Mapping::new(bytes.div_ceil(PIECE_BYTES)), words: 0 }
+    pub fn reserve(bytes: usize) -> Result<Self, NoAddressSpace> {
+        let mapping = Mapping::new(bytes.div_ceil(PIECE_BYTES)).ok_or(NoAddressSpace { bytes })?;
+        Ok(Self { mapping, words: 0 })
     }
 
     /// Pieces that may be used.
@@ -106,14 +128,14 @@ mod mapping {
     unsafe impl Sync for Mapping {}
 
     impl Mapping {
-        pub fn new(pieces: usize) -> Self {
+        pub fn new(pieces: usize) -> Option<Self> {
             // One more than asked for, of which the parts around the aligned pieces go back.
             let bytes = (pieces + 1) * PIECE_BYTES;
             let (anywhere, nothing) = (std::ptr::null_mut(), ProtFlags::empty());
             let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
             // SAFETY: a new mapping where the kernel likes.
             let mapped = unsafe { mmap_anonymous(anywhere, bytes, nothing, flags) };
-            let mapped = mapped.expect("address space for the configured memory").cast::<u8>();
+            let mapped = mapped.ok()?.cast::<u8>();
             let before = mapped.align_offset(PIECE_BYTES);
             let start = mapped.wrapping_add(before);
             if before > 0 {
@@ -123,8 +145,7 @@ mod mapping {
             let end = start.wrapping_add(pieces * PIECE_BYTES);
             // SAFETY: the end of the mapping made above, which nobody refers to.
             let _ = unsafe { munmap(end.cast(), PIECE_BYTES - before) };
-            let start = NonNull::new(start.cast()).expect("a mapping is never at 0");
-            Self { start, pieces, opened: 0 }
+            Some(Self { start: NonNull::new(start.cast())?, pieces, opened: 0 })
         }
 
         pub fn open(&mut self, piece: usize) {
@@ -188,8 +209,9 @@ mod standin {
     }
 
     impl Mapping {
-        pub fn new(pieces: usize) -> Self {
-            Self { words: vec![0; pieces * PIECE_WORDS] }
+        #[expect(clippy::unnecessary_wraps, reason = "the kernel may refuse")]
+        pub fn new(pieces: usize) -> Option<Self> {
+            Some(Self { words: vec![0; pieces * PIECE_WORDS] })
         }
 
         pub fn open(&mut self, piece: usize) {
@@ -333,7 +355,7 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
     fn memory_grows_in_place_and_is_zeroed_when_it_is_used_again() {
-        let mut memory = Memory::reserve(3 * PIECE_BYTES);
+        let mut memory = Memory::reserve(3 * PIECE_BYTES).expect("address space");
         assert_eq!(memory.len(), 0);
         for piece in 0..3 {
             memory.grow();
@@ -353,9 +375,16 @@ mod tests {
     }
 
     #[test]
+    #[cfg(not(miri))]
+    fn more_than_there_can_be_is_refused() {
+        let bytes = 1 << 60;
+        assert_eq!(Memory::reserve(bytes).err(), Some(NoAddressSpace { bytes }));
+    }
+
+    #[test]
     #[should_panic(expected = "more memory than was reserved")]
     fn memory_ends_where_its_reservation_does() {
-        let mut memory = Memory::reserve(1);
+        let mut memory = Memory::reserve(1).expect("address space");
         memory.grow();
         memory.grow();
     }

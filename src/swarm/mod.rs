@@ -29,6 +29,7 @@ pub mod web;
 pub use announce::Company;
 pub use class::GROUPS;
 pub use hash::HashKey;
+pub use machine::NoAddressSpace;
 pub use peers::Report;
 pub use sample::{Chunk, Sample};
 pub use survey::{FoundPeer, LARGEST, SIZES};
@@ -209,17 +210,20 @@ impl SwarmStore {
     ///
     /// One swarm may take half of the memory at the most; a smaller budget lowers the bound of
     /// peers per swarm. One store uses 15 GiB at the most.
-    #[must_use]
-    pub fn new(mut bounds: Bounds, key: HashKey, rng: Rng) -> Self {
+    ///
+    /// # Errors
+    /// If the process may not have the address space, twice as much as the memory.
+    pub fn new(mut bounds: Bounds, key: HashKey, rng: Rng) -> Result<Self, NoAddressSpace> {
         bounds.memory_bytes = bounds.memory_bytes.min(Self::MEMORY_BYTES_MAX);
         let half = bounds.memory_bytes / 2 / Self::PEER_BYTES_MAX;
         bounds.peers_per_swarm =
             bounds.peers_per_swarm.min(u32::try_from(half).unwrap_or(u32::MAX)).max(1);
-        Self {
+        let swarms = Swarms::new(Hasher::new(key), bounds.memory_bytes, bounds.keep_peer_ids)?;
+        Ok(Self {
             bounds,
             clock: Clock::new(bounds.peer_ttl_secs),
             seen: Seconds(0),
-            swarms: Swarms::new(Hasher::new(key), bounds.memory_bytes, bounds.keep_peer_ids),
+            swarms,
             rng,
             hints: Hints::default(),
             choice: Choice::new(),
@@ -227,7 +231,7 @@ impl SwarmStore {
             sweep: Sweep::default(),
             survey: Survey::default(),
             hand: 0,
-        }
+        })
     }
 
     /// Removes a peer that leaves; creates nothing. Returns whether it was there.

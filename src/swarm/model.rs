@@ -248,7 +248,7 @@ pub fn check(bytes: &[u8]) {
     };
     let mut both = Both {
         world,
-        store: SwarmStore::new(bounds, HashKey(1, 2), Rng::new(3)),
+        store: SwarmStore::new(bounds, HashKey(1, 2), Rng::new(3)).expect("address space"),
         model: Model::default(),
         now: Seconds(0),
     };

@@ -13,7 +13,7 @@
 use std::num::NonZeroU32;
 
 use super::class::{CLASSES, Class, GROUPS};
-use super::machine::{Memory, PIECE_BYTES, prefetch_lines};
+use super::machine::{Memory, NoAddressSpace, PIECE_BYTES, prefetch_lines};
 
 /// Bytes of a span.
 pub const SPAN_BYTES: usize = 64 * 1_024;
@@ -154,12 +154,14 @@ pub struct Slab {
 
 impl Slab {
     /// Holds nothing, and is meant to hold `bytes` at the most.
-    #[must_use]
-    pub fn new(bytes: usize) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// If the process may not have address space for it.
+    pub fn new(bytes: usize) -> Result<Self, NoAddressSpace> {
+        Ok(Self {
             // Address space costs nothing, and to be without it would be the end: so there is twice
             // as much, though only announces may go above `bytes`, and make room before they do.
-            memory: Memory::reserve(2 * bytes + 16 * PIECE_BYTES),
+            memory: Memory::reserve(2 * bytes + 16 * PIECE_BYTES)?,
             spans: Vec::new(),
             piece_spans: Vec::new(),
             with_room: [[NONE; CLASSES]; 2],
@@ -170,7 +172,7 @@ impl Slab {
             given_up: 0,
             spare: None,
             marked: 0,
-        }
+        })
     }
 
     /// Forgets all blocks and gives all memory back.
@@ -559,7 +561,7 @@ mod tests {
 
     #[test]
     fn what_only_saves_memory_takes_no_span_above_what_is_enough() {
-        let mut slab = Slab::new(2 * SPAN_BYTES);
+        let mut slab = Slab::new(2 * SPAN_BYTES).expect("address space");
         let [first, second, third] = [100, 1_000, 8_192].map(Class::of);
         let block = slab.allocate(Use::Swarms, first);
         assert!(slab.can_save(Use::Swarms, third), "a span is left");
@@ -572,7 +574,7 @@ mod tests {
 
     #[test]
     fn blocks_keep_what_is_in_them_and_memory_goes_back() {
-        let (mut rng, mut slab) = (Rng::new(5), Slab::new(64 << 20));
+        let (mut rng, mut slab) = (Rng::new(5), Slab::new(64 << 20).expect("address space"));
         let mut held = BTreeMap::new();
         // Miri runs all code a thousand times slower.
         let phase = if cfg!(miri) { 300_u32 } else { 15_000 };

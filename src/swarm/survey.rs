@@ -213,7 +213,7 @@ mod tests {
             peer_ttl_secs: 1_000,
             keep_peer_ids: false,
         };
-        let mut store = SwarmStore::new(bounds, HashKey(3, 4), Rng::new(5));
+        let mut store = SwarmStore::new(bounds, HashKey(3, 4), Rng::new(5)).expect("address space");
         let announce = |store: &mut SwarmStore, at: u32, swarm: u32, peer: u32| {
             store.announce(
                 Seconds(at),

@@ -6,6 +6,7 @@
 
 use super::hash::Hasher;
 use super::lists::{Lists, head_of};
+use super::machine::NoAddressSpace;
 use super::slab::{Block, Slab};
 use super::table::{Home, Keys, Table};
 use crate::wire::addr::{Endpoint, Family, Scope};
@@ -26,9 +27,11 @@ pub struct Swarms {
 
 impl Swarms {
     /// No swarm yet, meant to take `bytes` at the most.
-    #[must_use]
-    pub fn new(hasher: Hasher, bytes: usize, keep_ids: bool) -> Self {
-        Self { lists: Lists::new(hasher, bytes, keep_ids), index: Table::new() }
+    ///
+    /// # Errors
+    /// If the process may not have address space for them.
+    pub fn new(hasher: Hasher, bytes: usize, keep_ids: bool) -> Result<Self, NoAddressSpace> {
+        Ok(Self { lists: Lists::new(hasher, bytes, keep_ids)?, index: Table::new() })
     }
 
     /// Swarms held.

@@ -520,7 +520,7 @@ mod tests {
         let steps = if cfg!(miri) { steps / 500 } else { steps };
         let checks = if cfg!(miri) { 4 } else { 64 };
         let (mut rng, mut set) = (Rng::new(1), BTreeSet::new());
-        let (mut slab, mut table) = (Slab::new(16 << 20), Table::new());
+        let (mut slab, mut table) = (Slab::new(16 << 20).expect("address space"), Table::new());
         let hash_of = |_: &Slab, value| spread(value);
         for step in 0..steps {
             // Up to many, down to none, and up again.
@@ -577,7 +577,7 @@ mod tests {
 
     #[test]
     fn a_search_ends_where_every_bucket_was_passed_by() {
-        let (mut slab, mut table) = (Slab::new(1 << 20), Table::new());
+        let (mut slab, mut table) = (Slab::new(1 << 20).expect("address space"), Table::new());
         // Each bucket takes in twelve of its own and passes one on.
         let buckets = u64::try_from(BUCKETS_MIN).expect("few");
         let hash = |value: u32| ((u64::from(value) % buckets) * (u64::MAX / buckets + 1)) | 1;
@@ -604,7 +604,7 @@ mod tests {
 
     #[test]
     fn a_replaced_value_is_found_instead_of_the_old() {
-        let (mut slab, mut table) = (Slab::new(16 << 20), Table::new());
+        let (mut slab, mut table) = (Slab::new(16 << 20).expect("address space"), Table::new());
         let hash_of = |value: u32| good(value % 10_000);
         let count = if cfg!(miri) { 100 } else { 6_000 };
         for value in 0..count {
@@ -627,7 +627,7 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
     fn no_insertion_moves_more_than_a_shard() {
-        let (mut slab, mut table) = (Slab::new(64 << 20), Table::new());
+        let (mut slab, mut table) = (Slab::new(64 << 20).expect("address space"), Table::new());
         for value in 0..200_000 {
             let hashed = std::cell::Cell::new(0);
             table.insert(&mut slab, good(value), value, &|_: &Slab, value| {

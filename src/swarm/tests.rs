@@ -22,7 +22,7 @@ const fn cases(count: u32) -> u32 {
 fn store(memory_bytes: usize, peers_per_swarm: u32) -> SwarmStore {
     let bounds =
         Bounds { memory_bytes, peers_per_swarm, peer_ttl_secs: 3_000, keep_peer_ids: false };
-    SwarmStore::new(bounds, HashKey(7, 8), Rng::new(9))
+    SwarmStore::new(bounds, HashKey(7, 8), Rng::new(9)).expect("address space")
 }
 
 fn info_hash(n: u32) -> InfoHash {

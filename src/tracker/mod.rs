@@ -42,7 +42,7 @@ use self::web::{RelayKey, WebConnections};
 use crate::limits::UDP_REPLY_BYTES_MAX;
 use crate::rng::Rng;
 use crate::swarm::web::{Place, WebBounds, WebStore};
-use crate::swarm::{Bounds, HashKey, SwarmStore};
+use crate::swarm::{Bounds, HashKey, NoAddressSpace, SwarmStore};
 use crate::time::Seconds;
 use crate::wire::id::InfoHash;
 
@@ -157,8 +157,10 @@ pub struct Tracker {
 
 impl Tracker {
     /// A tracker without swarms.
-    #[must_use]
-    pub fn new(setup: Setup) -> Self {
+    ///
+    /// # Errors
+    /// If the process may not have the address space for them.
+    pub fn new(setup: Setup) -> Result<Self, NoAddressSpace> {
         let store_budget_bytes = [setup.bounds.memory_bytes as u64];
         let counters = Counters { store_budget_bytes, ..Counters::default() };
         let web_bounds = WebBounds {
@@ -170,14 +172,14 @@ impl Tracker {
         let censuses = [policy.interval_secs, policy.web_interval_secs].map(Census::new);
         // Another sequence of choices than the other store's.
         let web_rng = Rng::new(!setup.seed);
-        Self {
+        Ok(Self {
             core: setup.core,
             owner: setup.owner,
             policy: setup.policy,
             access: setup.access,
             limiter: Limiter::new(&setup.limits, setup.hash_key),
             connection_ids: setup.connection_ids,
-            store: SwarmStore::new(setup.bounds, setup.hash_key, Rng::new(setup.seed)),
+            store: SwarmStore::new(setup.bounds, setup.hash_key, Rng::new(setup.seed))?,
             scrapes: Scrapes::default(),
             web: WebStore::new(web_bounds, setup.hash_key, web_rng),
             web_connections: WebConnections::default(),
@@ -186,7 +188,7 @@ impl Tracker {
             counters,
             message: Vec::new(),
             body: Vec::new(),
-        }
+        })
     }
 
     /// Handles a message that another core posted.

@@ -101,6 +101,10 @@ mod tests {
 
     #[test]
     fn all_lists_every_variant_at_its_own_index() {
+        let (_, body) = include_str!("error.rs").split_once("pub enum ParseError {").expect("it");
+        let (body, _) = body.split_once("\n}").expect("its end");
+        let is_variant = |line: &&str| line.trim_start().starts_with(|c: char| c.is_uppercase());
+        assert_eq!(body.lines().filter(is_variant).count(), ParseError::ALL.len());
         for (index, error) in ParseError::ALL.into_iter().enumerate() {
             assert_eq!(error as usize, index);
             assert!(!error.label().is_empty());

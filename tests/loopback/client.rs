@@ -262,6 +262,14 @@ impl Http {
         Ok(response)
     }
 
+    /// The other side has ended the connection, in whatever way, and does not leave it open.
+    pub fn assert_ended(&mut self) {
+        match self.try_receive(false) {
+            Ok(response) => panic!("answered: {}", response.head),
+            Err(error) => assert_ne!(error.kind(), io::ErrorKind::WouldBlock, "it hangs"),
+        }
+    }
+
     pub fn receive(&mut self) -> Response {
         self.try_receive(false).expect("a response comes")
     }

@@ -72,7 +72,7 @@ fn loads_over_udp_find_no_fault() {
         let peers = number(&closed, "/peers_per_reply");
         assert!((1.0..=50.0).contains(&peers), "{closed}");
         assert!(number(&closed, "/total/per_second") > 50.0, "{closed}");
-        assert!(number(&closed, "/cpu/seconds") >= 0.0, "{closed}");
+        assert!(number(&closed, "/cpu/seconds") > 0.0, "{closed}");
         let mix = "--mix announce=2,scrape=1,connect=1";
         let open = flawless("udp", target, &format!("--rate {RATE} {mix}"));
         open_loop(&open);

@@ -960,6 +960,7 @@ fn trackers(options: &Options, owner: &Owner) -> Vec<Tracker> {
             seed: options.seed ^ u64::from(core) << 32,
             relay_key: RelayKey::new([9; 16]),
         })
+        .expect("address space")
     };
     (0..options.cores).map(tracker).collect()
 }

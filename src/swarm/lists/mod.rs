@@ -6,7 +6,7 @@ use super::class::{BLOCK_BYTES_MAX, Class};
 use super::hash::Hasher;
 use super::large::{Large, LargeList, Runs};
 use super::layout::{Clock, Columns, HEAD_BYTES, HEAD_WORDS, Head, SMALL_MAX, Shape, room};
-use super::machine::{LINE_BYTES, prefetch};
+use super::machine::{LINE_BYTES, NoAddressSpace, prefetch};
 use super::peers::{Census, List, News, Refresh, Refreshed, Renewed, oldest_age};
 use super::slab::{Block, Slab, Use};
 use super::small::{Small, census_of, position_of, position_of_v4};
@@ -83,16 +83,18 @@ pub struct Lists {
 
 impl Lists {
     /// No lists, meant to take `bytes` at the most; peer ids are kept in all of them or in none.
-    #[must_use]
-    pub fn new(hasher: Hasher, bytes: usize, keep_ids: bool) -> Self {
-        Self {
-            slab: Slab::new(bytes),
+    ///
+    /// # Errors
+    /// If the process may not have address space for them.
+    pub fn new(hasher: Hasher, bytes: usize, keep_ids: bool) -> Result<Self, NoAddressSpace> {
+        Ok(Self {
+            slab: Slab::new(bytes)?,
             hasher,
             larges: Vec::new(),
             vacant: Vec::new(),
             heap_bytes: 0,
             keep_ids,
-        }
+        })
     }
 
     /// Forgets all of them.

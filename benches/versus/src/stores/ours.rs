@@ -29,7 +29,10 @@ impl Throng {
             peer_ttl_secs: 3_000,
             keep_peer_ids: false,
         };
-        Self { store: SwarmStore::new(bounds, HashKey(11, 22), Rng::new(33)), batched }
+        Self {
+            store: SwarmStore::new(bounds, HashKey(11, 22), Rng::new(33)).expect("address space"),
+            batched,
+        }
     }
 }
 
