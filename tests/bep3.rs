@@ -531,6 +531,9 @@ fn the_largest_answers_fit_their_bound_and_travel_between_cores() {
     assert!(response.body.len() <= HTTP_RESPONSE_BYTES_MAX, "{}", response.body.len());
     let hashes: Vec<InfoHash> = (0..100).map(hash).collect();
     let response = world.get(v6(1).ip(), &scrape_target(&hashes));
+    let value = response.value();
+    let files = value.get(b"files").and_then(Value::as_dictionary).expect("files");
+    assert_eq!(files.len(), hashes.len());
     assert!(response.body.len() <= HTTP_RESPONSE_BYTES_MAX, "{}", response.body.len());
 }
 

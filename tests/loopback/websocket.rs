@@ -237,6 +237,7 @@ fn handshakes_are_taken_or_refused_by_their_fields() {
         with("Origin: https://example.org"),
         handshake(FIELDS).replace("GET / ", "GET /announce?x=1 "),
     ];
+    let accepted_wanted = taken.len() as u64;
     for request in taken {
         let mut stream = connect(throng.http[0]);
         stream.write_all(request.as_bytes()).expect("the connection takes it");
@@ -272,6 +273,9 @@ fn handshakes_are_taken_or_refused_by_their_fields() {
         let version = response.field("sec-websocket-version");
         assert_eq!(version, (status == 426).then_some("13"));
     }
+    // A figure that has not been published is 0, too.
+    let accepted = || throng.metric("web_connections_accepted");
+    eventually("they are counted", PATIENCE, || accepted() == accepted_wanted);
     eventually("all are gone", PATIENCE, || throng.metric("web_connections") == 0);
 }
 
@@ -365,6 +369,9 @@ fn nothing_follows_a_close(settings: &[&str]) {
         let firsts = read_frames(web.stream());
         assert_eq!(firsts.iter().position(|first| *first == CLOSE), Some(firsts.len() - 1));
     }
+    // A figure that has not been published is 0, too.
+    let accepted = || throng.metric("web_connections_accepted");
+    eventually("they are counted", PATIENCE, || accepted() == 16);
     eventually("their peers leave", PATIENCE, || throng.metric("web_leechers") == 0);
 }
 
