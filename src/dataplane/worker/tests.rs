@@ -12,8 +12,10 @@ use crate::dataplane::mailbox::{capacity_bytes, mesh};
 use crate::dataplane::socket::bind_tcp_group;
 use crate::swarm::{Bounds, HashKey};
 use crate::tracker::access::Access;
+use crate::tracker::access::networks::NetworkList;
 use crate::tracker::connection_id::ConnectionIds;
 use crate::tracker::limiter::Limits;
+use crate::tracker::outcome::DropReason;
 use crate::tracker::owner::{CoreId, HALFWORDS, Owner};
 use crate::tracker::policy::Policy;
 use crate::tracker::web::RelayKey;
@@ -114,6 +116,24 @@ fn a_burst_beyond_the_buffers_is_answered_whole_and_so_is_the_next() {
     }
     // Else the receive has not ended, and this has shown nothing.
     assert!(worker.tracker.counters().ring_enobufs[0] > 0);
+}
+
+#[test]
+fn an_order_holds_for_the_datagrams_that_came_before_it_was_read() {
+    let Served { mut worker, client, .. } = served(AMPLE);
+    connect(&mut worker, &client, 1);
+    let mut request = [0; REQUEST_HEAD_BYTES];
+    write_connect_request(&mut request, TransactionId(*b"late"));
+    client.send(&request).expect("loopback takes it");
+    let ban = NetworkList::parse(b"127.0.0.1").expect("an address");
+    worker.orders.set_access(Access { ban: Some(Arc::new(ban)), ..Access::default() });
+    let give_up = Instant::now() + PATIENCE;
+    while worker.tracker.counters().dropped(DropReason::Banned) == 0 {
+        assert!(Instant::now() < give_up, "the datagram is not dropped");
+        worker.turn().expect("no reason to refuse");
+    }
+    let nothing = client.recv(&mut [0; 64]).expect_err("it is not answered");
+    assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
 }
 
 /// Opens so many connections to a worker at once; each has said what it will say.
