@@ -272,8 +272,9 @@ impl Worker {
         }
         let waiting = !self.waiting.is_empty()
             || !self.handshakes.is_empty()
-            || self.connections.has_closed();
-        Ok(busy || messages || waiting || self.sweeping || self.connections.is_expiring())
+            || self.connections.has_closed()
+            || self.connections.is_expiring(budget.begun());
+        Ok(busy || messages || waiting || self.sweeping)
     }
 
     /// Puts what a connection has come to behind what waits already.
@@ -316,9 +317,7 @@ impl Worker {
             }
         }
         self.feed_starved();
-        if self.connections.is_expiring() {
-            self.connections.expire(self.now, budget, &mut self.tracker, &mut self.ring);
-        }
+        self.connections.expire(self.now, budget, &mut self.tracker, &mut self.ring);
         while self.resume_handshake() && !budget.is_spent() {}
     }
 
@@ -521,7 +520,7 @@ impl Worker {
             let begun = Instant::now();
             self.sweeping |= self.tracker.tick(self.now, &mut exits);
             self.tracker.counters_mut().sweep[0] += nanos_since(begun);
-            self.connections.begin_expiry();
+            self.connections.begin_expiry(begun);
         }
         self.unarmed.append(&mut self.failed);
         self.retry_accepts();

@@ -1,4 +1,10 @@
 //! Deadlines: who takes too long is closed, or told, as far as time allows.
+//!
+//! Deadlines are whole seconds, and an attack's run out by the thousand. They are looked at a part at
+//! a time over most of a second: the kernel frees closed sockets in bursts as long as they were closed
+//! in, on the CPU of whoever is there.
+
+use std::time::{Duration, Instant};
 
 use super::conn::{State, Step};
 use super::{Connections, Progress, Slot};
@@ -9,23 +15,51 @@ use crate::tracker::Tracker;
 
 /// Connections looked at between two looks at the time.
 const LOOKS: usize = 1_024;
+/// In this time every connection is looked at: it is over before the next second's begins, though a
+/// worker with nothing else to do turns four times in a second.
+const ROUND: Duration = Duration::from_millis(700);
+
+/// How far a round has come.
+#[derive(Debug)]
+pub struct Expiry {
+    /// The next slot to be looked at.
+    next: usize,
+    /// When this round began; none goes on otherwise.
+    begun: Option<Instant>,
+}
+
+impl Expiry {
+    /// No round has begun.
+    pub const fn new() -> Self {
+        Self { next: 0, begun: None }
+    }
+
+    /// Before which of `slots` everything is to be looked at by `at`.
+    fn due(&self, slots: usize, at: Instant) -> usize {
+        let Some(begun) = self.begun else { return 0 };
+        let passed = at.saturating_duration_since(begun).min(ROUND).as_micros();
+        let due = slots as u128 * passed / ROUND.as_micros();
+        usize::try_from(due).expect("at most `slots`")
+    }
+}
 
 impl Connections {
-    /// Deadlines are to be looked at, from the first connection on, unless that goes on still.
-    pub const fn begin_expiry(&mut self) {
-        if !self.is_expiring() {
-            self.expiring = 0;
+    /// Deadlines are to be looked at from `at` on, from the first connection on, unless that goes on
+    /// still.
+    pub const fn begin_expiry(&mut self, at: Instant) {
+        if self.expiry.begun.is_none() {
+            self.expiry = Expiry { next: 0, begun: Some(at) };
         }
     }
 
-    /// Whether there are deadlines to be looked at.
+    /// Whether there are deadlines to be looked at by `at`.
     #[must_use]
-    pub const fn is_expiring(&self) -> bool {
-        self.expiring < self.slots.len()
+    pub fn is_expiring(&self, at: Instant) -> bool {
+        self.expiry.next < self.expiry.due(self.slots.len(), at)
     }
 
-    /// Ends what has taken too long, and pings WebSockets, as far as time allows. Cost: one look at
-    /// every connection, and a system call for each that ends.
+    /// Ends what has taken too long, and pings WebSockets, as far as it is time for that and time
+    /// allows. Cost: one look at every connection, and a system call for each that ends.
     pub fn expire(
         &mut self,
         now: Seconds,
@@ -33,13 +67,17 @@ impl Connections {
         tracker: &mut Tracker,
         ring: &mut Ring,
     ) {
-        while self.is_expiring() {
-            let index = self.expiring;
-            self.expiring += 1;
+        let due = self.expiry.due(self.slots.len(), budget.begun());
+        while self.expiry.next < due {
+            let index = self.expiry.next;
+            self.expiry.next += 1;
             let acted = self.expire_one(now, index, tracker, ring);
             if (acted || index % LOOKS == LOOKS - 1) && budget.is_spent() {
                 return;
             }
+        }
+        if self.expiry.next >= self.slots.len() {
+            self.expiry.begun = None;
         }
     }
 
@@ -71,5 +109,20 @@ impl Connections {
         tracker.counters_mut().http_connections_timed_out[0] += is_late;
         self.proceed(now, token, Progress(step), ring);
         step != Step::Nothing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_comes_to_everybody_in_its_time_and_to_a_part_before() {
+        let begun = Instant::now();
+        let expiry = Expiry { next: 0, begun: Some(begun) };
+        let due = |millis| expiry.due(1_400, begun + Duration::from_millis(millis));
+        assert_eq!([0, 1, 350, 699, 700, 5_000].map(due), [0, 2, 700, 1_398, 1_400, 1_400]);
+        assert_eq!(expiry.due(0, begun + ROUND), 0);
+        assert_eq!(Expiry::new().due(1_400, begun + ROUND), 0);
     }
 }
