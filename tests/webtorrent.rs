@@ -25,7 +25,7 @@ use throng::rng::Rng;
 use throng::swarm::Bounds;
 use throng::tracker::access::Access;
 use throng::tracker::counters::{Action, Asked, Counters, Transport, refusal_index, request_index};
-use throng::tracker::limiter::Limits;
+use throng::tracker::limiter::{Limits, Rate};
 use throng::tracker::outcome::{DropReason, Refusal};
 use throng::tracker::policy::{POLITE_INTERVAL_SECS, Policy};
 use throng::wire::addr::{Endpoint, Family};
@@ -1481,6 +1481,76 @@ fn counters_tell_websockets_from_the_rest() {
         assert_eq!((counters.web_connections, counters.web_connections_accepted), ([1], [3]));
         assert_eq!(counters.expired_peers, [0]);
     }
+}
+
+#[test]
+fn an_operator_sees_who_is_in_a_swarm_and_can_forget_it() {
+    let mut world = World::new();
+    let (both, web_only, gone) = (world.hash_of(0, 0), world.hash_of(0, 1), world.hash_of(0, 2));
+    let web = world.web_open(0);
+    world.announce(v4(1), &leecher(both, 6_881));
+    world.announce(v4(2), &seeder(both, 6_882));
+    world.web_announce(web, &says(both, peer(1)));
+    world.web_announce(web, &says(web_only, peer(2)).seeder());
+    // The sweeps come round.
+    (0..60).for_each(|_| world.advance(1));
+    let now = world.now;
+    let counters = world.counters();
+    assert_eq!((counters.swarms, counters.web_swarms), ([1], [2]));
+    assert_eq!(counters.web_only_swarms, [1, 1]);
+
+    let tracker = world.tracker(0);
+    let swarm = tracker.describe(&both).expect("it is there");
+    assert_eq!((swarm.info_hash, swarm.peers(), swarm.web_peers), (both, 3, 1));
+    assert_eq!((swarm.counts.seeders, swarm.counts.leechers), (1, 2));
+    let swarm = tracker.describe(&web_only).expect("it is there");
+    assert_eq!((swarm.peers(), swarm.web_peers), (1, 1));
+    assert_eq!(tracker.describe(&gone), None);
+
+    // Those by WebSocket come last, wherever a page ends.
+    let all = tracker.peers(now, &both, 0, 9);
+    let endpoints: Vec<Option<Endpoint>> = all.iter().map(|peer| peer.endpoint).collect();
+    assert_eq!((all.len(), endpoints[2]), (3, None));
+    assert!(endpoints[..2].contains(&Some(Endpoint::new(v4(1).ip(), 6_881))));
+    assert!(endpoints[..2].contains(&Some(Endpoint::new(v4(2).ip(), 6_882))));
+    for (from, most) in [(0, 2), (1, 1), (1, 2), (2, 1), (3, 1), (0, 0)] {
+        let to = (from + most).min(3);
+        let page = tracker.peers(now, &both, from, most);
+        assert_eq!(page, all[from as usize..to as usize], "{most} from {from}");
+    }
+    assert_eq!(tracker.peers(now, &gone, 0, 9), []);
+
+    let survey = tracker.survey();
+    let largest: Vec<_> = survey.largest.iter().map(|swarm| swarm.info_hash).collect();
+    assert_eq!(largest, [both, web_only]);
+    assert_eq!(survey.sizes.iter().sum::<u64>(), 3, "one of them with peers of both kinds");
+
+    assert_eq!(tracker.forget(&both), Some(3));
+    assert_eq!((tracker.describe(&both), tracker.forget(&both)), (None, None));
+    // Who has gone is not among the largest any more.
+    assert_eq!(tracker.survey().largest.len(), 1);
+}
+
+#[test]
+fn a_swarm_of_the_other_kind_of_peers_is_not_a_new_one() {
+    let one = Rate { burst: 1, per_minute: 1 };
+    let limits = Limits { new_swarms: one, memory_bytes: 1 << 16, ..Limits::default() };
+    let mut world = World::with(Options { limits, ..Options::default() });
+    let hash = |n| InfoHash([n; 20]);
+    let (theirs, ours) = (world.web_open_from(0, v4(1).ip()), world.web_open_from(0, v4(2).ip()));
+    world.web_announce(theirs, &says(hash(1), peer(1)));
+    world.announce(v4(2), &leecher(hash(2), 6_881));
+    for _ in 0..3 {
+        // Each has brought one swarm; the others' is none that it brings.
+        world.announce(v4(1), &leecher(hash(2), 6_882));
+        world.announce(v4(2), &leecher(hash(1), 6_882));
+        world.web_announce(ours, &says(hash(1), peer(2)));
+        world.web_announce(theirs, &says(hash(2), peer(1)));
+    }
+    assert_eq!(world.refused(Refusal::TooManyNewSwarms), 0);
+    world.announce_refused(v4(1), &leecher(hash(3), 6_881));
+    world.web_failure(ours, &says(hash(4), peer(2)).text());
+    assert_eq!(world.refused(Refusal::TooManyNewSwarms), 2);
 }
 
 #[test]

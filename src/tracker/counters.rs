@@ -424,6 +424,23 @@ mod tests {
     }
 
     #[test]
+    fn a_latency_is_in_the_class_of_the_first_bound_that_it_does_not_exceed() {
+        let mut cells = [0; LATENCY_CELLS];
+        for (class, bound) in LATENCY_BOUNDS.into_iter().enumerate() {
+            for nanoseconds in [bound, bound + 1] {
+                let before = cells;
+                record_latency(&mut cells, nanoseconds);
+                let grown: Vec<usize> =
+                    (0..LATENCY_CELLS).filter(|&cell| cells[cell] != before[cell]).collect();
+                let class = class + usize::from(nanoseconds > bound);
+                assert_eq!(grown, [class, LATENCY_CELLS - 1]);
+                assert_eq!(cells[class], before[class] + 1);
+                assert_eq!(cells[LATENCY_CELLS - 1], before[LATENCY_CELLS - 1] + nanoseconds);
+            }
+        }
+    }
+
+    #[test]
     fn every_cell_of_a_metric_has_its_own_labels() {
         for description in Counters::DESCRIPTIONS {
             let labels = description.labels;

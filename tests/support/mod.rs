@@ -616,6 +616,11 @@ impl World {
         self.trackers[usize::from(core)].counters()
     }
 
+    /// One core's tracker, for what no peer can ask.
+    pub fn tracker(&mut self, core: u16) -> &mut Tracker {
+        &mut self.trackers[usize::from(core)]
+    }
+
     /// How often this happened, on all cores.
     pub fn dropped(&mut self, reason: DropReason) -> u64 {
         self.counters().dropped(reason)

@@ -217,6 +217,7 @@ mod tests {
         let lines = [5, 1, 7, 3, 1].map(|byte: u8| format!("{byte:02x}").repeat(20));
         let list = HashList::parse(lines.join("\n").as_bytes()).expect("a good list");
         assert_eq!(list.len(), 4);
+        assert!((4 * 20..1_000).contains(&list.bytes()), "{} bytes", list.bytes());
         for byte in 0..8 {
             assert_eq!(list.contains(&InfoHash([byte; 20])), byte % 2 == 1, "{byte}");
         }

@@ -144,7 +144,8 @@ mod tests {
         let text =
             b"\xEF\xBB\xBF# those\r\n192.0.2.0/24 # all\r\n\r\n  198.51.100.7\n2001:db8::/32\n";
         let list = NetworkList::parse(text).expect("a good list");
-        assert_eq!(list.len(), 3);
+        assert_eq!((list.len(), list.is_empty()), (3, false));
+        assert!(NetworkList::default().is_empty());
         let is_in = |text: &str| list.contains(text.parse().expect("an address"));
         for text in ["192.0.2.0", "192.0.2.255", "198.51.100.7", "2001:db8:ffff::1"] {
             assert!(is_in(text), "{text}");
