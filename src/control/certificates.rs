@@ -14,6 +14,9 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use webpki::EndEntityCert;
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::time::ASN1Time;
+
+use super::finding::{Finding, Level};
 
 /// Seconds before its end from which a certificate is worth a warning.
 const SOON_SECONDS: i64 = 14 * 24 * 3_600;
@@ -71,6 +74,15 @@ fn say(error: &rustls::pki_types::pem::Error) -> String {
     }
 }
 
+/// When what a file has is over.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct End {
+    /// The file: a certificate and its chain.
+    pub path: PathBuf,
+    /// When the first of them ends: seconds since 1970.
+    pub at: i64,
+}
+
 /// Certificates that can be used, and what is odd about them all the same.
 #[derive(Debug)]
 pub struct Loaded {
@@ -78,6 +90,30 @@ pub struct Loaded {
     pub config: Arc<ServerConfig>,
     /// What an operator should know: a certificate that ends soon, a chain with a gap.
     pub warnings: Vec<String>,
+    /// When they end, in their order.
+    pub ends: Vec<End>,
+}
+
+/// What is wrong with certificates that have been in use for long, at `now`, seconds since 1970.
+#[must_use]
+pub fn finding(ends: &[End], now: i64) -> Option<Finding> {
+    let End { path, at } = ends.iter().min_by_key(|end| end.at)?;
+    let (level, verb) = match at - now {
+        ..0 => (Level::Problem, "ended"),
+        0..SOON_SECONDS => (Level::Warning, "ends"),
+        _ => return None,
+    };
+    let when = ASN1Time::from_timestamp(*at).map_or_else(|_| at.to_string(), |at| at.to_string());
+    let detail = format!("{}: a certificate in it {verb} on {when}.", path.display());
+    let remedy = "Renew it, and send SIGHUP (systemctl reload throng): no connection is closed.";
+    Some(Finding::new(level, "certificates", detail, remedy.to_owned()))
+}
+
+/// Seconds since 1970.
+#[must_use]
+pub fn now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    i64::try_from(now).unwrap_or(i64::MAX)
 }
 
 /// Loads `pairs` of files, each a certificate with its chain and a key, in PEM.
@@ -86,14 +122,14 @@ pub struct Loaded {
 /// The first thing that makes them useless; nothing is in force then.
 pub fn load(pairs: &[(&Path, &Path)]) -> Result<Loaded, CertificateError> {
     let provider = Arc::new(default_provider());
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let now = i64::try_from(now).unwrap_or(i64::MAX);
-    let mut warnings = Vec::new();
+    let now = now();
+    let (mut warnings, mut ends) = (Vec::new(), Vec::new());
     let mut keys = Vec::new();
     for (certificate, key) in pairs {
         keys.push(Arc::new(load_pair(certificate, key, &provider)?));
         let chain = &keys[keys.len() - 1].cert;
-        judge(certificate, chain, now, &mut warnings)?;
+        let at = judge(certificate, chain, now, &mut warnings)?;
+        ends.push(End { path: certificate.to_path_buf(), at });
     }
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -101,7 +137,7 @@ pub fn load(pairs: &[(&Path, &Path)]) -> Result<Loaded, CertificateError> {
         .with_cert_resolver(Arc::new(ByName(keys)));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.ticketer = Ticketer::new()?;
-    Ok(Loaded { config: Arc::new(config), warnings })
+    Ok(Loaded { config: Arc::new(config), warnings, ends })
 }
 
 fn load_pair(
@@ -130,13 +166,13 @@ fn load_pair(
     })
 }
 
-/// Looks at dates and signatures of a chain.
+/// Looks at dates and signatures of a chain. Returns when the first of it ends.
 fn judge(
     path: &Path,
     chain: &[CertificateDer<'_>],
     now: i64,
     warnings: &mut Vec<String>,
-) -> Result<(), CertificateError> {
+) -> Result<i64, CertificateError> {
     let flaw = |flaw: &str| CertificateError::Flaw { path: path.to_owned(), flaw: flaw.to_owned() };
     let parse = |der: &CertificateDer<'_>| X509Certificate::from_der(der).is_ok();
     if !chain.iter().all(parse) {
@@ -171,7 +207,8 @@ fn judge(
             warn("the chain has a gap: a certificate is not signed by the one behind it");
         }
     }
-    Ok(())
+    let ends = parsed.iter().map(|certificate| certificate.validity().not_after.timestamp());
+    Ok(ends.min().expect("a chain has a certificate"))
 }
 
 /// Chooses a certificate by the host that a client names.
@@ -192,5 +229,29 @@ impl ResolvesServerCert for ByName {
         };
         // With one there is no choice, and an old client may name nothing.
         self.0.iter().find(fits).or(self.0.first()).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_first_is_told_two_weeks_before() {
+        let now = 1_800_000_000;
+        let end = |name: &str, left: i64| End { path: name.into(), at: now + left };
+        let told = |ends: &[End]| finding(ends, now).map(|finding| (finding.level, finding.detail));
+        assert_eq!(told(&[]), None);
+        assert_eq!(told(&[end("a", SOON_SECONDS), end("b", SOON_SECONDS + 1)]), None);
+        let (level, detail) =
+            told(&[end("a", SOON_SECONDS), end("b", SOON_SECONDS - 1)]).expect("b");
+        assert_eq!(level, Level::Warning);
+        assert!(
+            detail.starts_with("b: a certificate in it ends on Jan 29 07:59:59 2027"),
+            "{detail}"
+        );
+        let (level, detail) = told(&[end("a", -1), end("b", 5)]).expect("a");
+        assert_eq!(level, Level::Problem);
+        assert!(detail.starts_with("a: a certificate in it ended on Jan 15"), "{detail}");
     }
 }

@@ -16,6 +16,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::certificates::End;
 use super::kernel::{Reading, Watched};
 use crate::tracker::counters::{Counters, Description, Kind, LATENCY_BOUNDS};
 
@@ -61,6 +62,8 @@ pub struct Snapshot {
     pub started: f64,
     /// Files that the process may open.
     pub files_max: Option<u64>,
+    /// When the certificates end.
+    pub certificates: Vec<End>,
 }
 
 /// Renders everything.
@@ -148,7 +151,7 @@ struct Kernel(Snapshot);
 
 impl Collector for Kernel {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Self(Snapshot { kernel, watched, hottest_ratio, .. }) = self;
+        let Self(Snapshot { kernel, watched, hottest_ratio, certificates, .. }) = self;
         let names: Vec<String> =
             (0..kernel.threads.len().max(watched.len())).map(|worker| worker.to_string()).collect();
         let socket = |watched: &'_ Watched| {
@@ -214,7 +217,21 @@ impl Collector for Kernel {
         let help = "CPU time of the hottest worker in the last second, divided by the mean of all.";
         let gauge =
             encoder.encode_descriptor("hottest_worker_ratio", help, None, MetricType::Gauge)?;
-        hottest_ratio.map_or(Ok(()), |ratio| ConstGauge::new(ratio).encode(gauge))
+        hottest_ratio.map_or(Ok(()), |ratio| ConstGauge::new(ratio).encode(gauge))?;
+        let certificate = |End { path, at }: &End| {
+            // Whole seconds, far below 2^53.
+            let (file, at) = (path.display().to_string(), u64::try_from(*at).unwrap_or(0));
+            ([("file", file)], real(at))
+        };
+        gauges(
+            &mut encoder,
+            (
+                "certificate_end_timestamp",
+                "When the first certificate in this file ends, since unix epoch.",
+                Some(&Unit::Seconds),
+            ),
+            certificates.iter().map(certificate),
+        )
     }
 }
 
@@ -314,6 +331,7 @@ mod tests {
             hottest_ratio: Some(1.5),
             started: 1.7e9,
             files_max: Some(1_024),
+            certificates: vec![End { path: "/etc/it.pem".into(), at: 1_800_000_000 }],
         }
     }
 
@@ -339,6 +357,8 @@ mod tests {
         let first = "throng_requests_total{transport=\"udp\",family=\"ipv4\",action=\"connect\",\
                      worker=\"1\"} 1\n";
         assert!(text.contains(first), "{text}");
+        let end = "throng_certificate_end_timestamp_seconds{file=\"/etc/it.pem\"} 1800000000";
+        assert!(text.contains(end), "{text}");
         assert!(text.ends_with("# EOF\n"));
     }
 

@@ -25,6 +25,7 @@ use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 use tokio::sync::watch::Sender;
 
+use self::certificates::End;
 use self::finding::Finding;
 use self::health::View;
 use self::kernel::Reader;
@@ -64,6 +65,7 @@ pub struct State {
     ask: Ask,
     lists: Lists,
     log: Arc<LogFilter>,
+    certificates: Arc<Mutex<Vec<End>>>,
 }
 
 /// What the control plane has of the workers.
@@ -80,6 +82,8 @@ pub struct Parts {
     pub lists: Lists,
     /// What is logged.
     pub log: Arc<LogFilter>,
+    /// When the certificates end.
+    pub certificates: Vec<End>,
 }
 
 /// What those who listen are told every second.
@@ -114,7 +118,7 @@ impl State {
     /// Reads what the workers publish, and what the kernel says.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { published, ask, reader, listeners, lists, log } = parts;
+        let Parts { published, ask, reader, listeners, lists, log, certificates } = parts;
         let started = Instant::now();
         let moment =
             Moment { at: Duration::ZERO, workers: counters(&published), kernel: reader.read() };
@@ -136,7 +140,17 @@ impl State {
             ask,
             lists,
             log,
+            certificates: Arc::new(Mutex::new(certificates)),
         }
+    }
+
+    /// Other certificates are in force.
+    pub fn set_certificates(&self, ends: Vec<End>) {
+        *self.certificates() = ends;
+    }
+
+    fn certificates(&self) -> MutexGuard<'_, Vec<End>> {
+        self.certificates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a sample. Call it every second.
@@ -248,7 +262,10 @@ impl State {
         let samples: Vec<Sample> =
             known.history.recent(MOMENT_SECONDS * (MOMENTS - 1)).copied().collect();
         let before = known.moments.front().unwrap_or(&known.now);
-        health::findings(&View { before, now: &known.now, samples: &samples })
+        let mut found = health::findings(&View { before, now: &known.now, samples: &samples });
+        found.extend(certificates::finding(&self.certificates(), certificates::now()));
+        found.sort_by_key(|finding| std::cmp::Reverse(finding.level));
+        found
     }
 
     /// Everything that monitors read.
@@ -261,6 +278,7 @@ impl State {
             hottest_ratio: known.history.last().and_then(hottest_ratio),
             started: self.started_at,
             files_max: getrlimit(Resource::Nofile).current,
+            certificates: self.certificates().clone(),
         }
     }
 

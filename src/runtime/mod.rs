@@ -19,14 +19,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use core_affinity::CoreId as Cpu;
 use glommio::{LocalExecutorBuilder, Placement};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use rustls::ServerConfig;
 use tracing::{info, warn};
 
 use self::plan::{connections_wanted, list_files, plan, token};
 use self::supervision::Supervision;
 use crate::check::{self, Settings, network};
 use crate::config::{AdminListen, Config, HttpListen};
-use crate::control::certificates::{self, CertificateError};
+use crate::control::certificates::{self, CertificateError, Loaded};
 use crate::control::finding::{Finding, Level};
 use crate::control::kernel::{Reader, Watched};
 use crate::control::lists::{self, ListError, Lists};
@@ -142,7 +141,10 @@ pub fn run(config: &Config, log: LogFilter) -> Result<(), RunError> {
     let access = lists::read(&list_files(config))?;
     let started = boot_seconds();
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let tls = load_tls(config)?;
+    let (tls, certificates) = match load_tls(config)? {
+        Some(loaded) => (Some(loaded.config), loaded.ends),
+        None => (None, Vec::new()),
+    };
     let secrets = secrets::draw(config)?;
     let relay_key: [u8; 16] = secrets::random_bytes()?;
     let owner = Owner::new(secrets.owner_keys, u16_of(workers));
@@ -173,6 +175,7 @@ pub fn run(config: &Config, log: LogFilter) -> Result<(), RunError> {
         listeners: listeners(config, &udp, &http),
         lists: lists.clone(),
         log: Arc::new(log),
+        certificates,
     });
 
     // Nothing has been counted yet; whoever asks first is answered all the same.
@@ -282,7 +285,7 @@ const fn listening(listen: &HttpListen) -> Listening {
 }
 
 /// The certificates, if a listener needs them.
-fn load_tls(config: &Config) -> Result<Option<Arc<ServerConfig>>, RunError> {
+fn load_tls(config: &Config) -> Result<Option<Loaded>, RunError> {
     if !config.http.listen.iter().any(|listen| listen.tls) {
         return Ok(None);
     }
@@ -290,7 +293,7 @@ fn load_tls(config: &Config) -> Result<Option<Arc<ServerConfig>>, RunError> {
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
-    Ok(Some(loaded.config))
+    Ok(Some(loaded))
 }
 
 /// Listening sockets of all workers.

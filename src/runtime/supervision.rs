@@ -81,7 +81,7 @@ impl Supervision {
                             info!("{name}: stopping");
                             return Ok(());
                         }
-                        Signal::Reload(name) => reload(config, lists, orders, name),
+                        Signal::Reload(name) => reload(config, lists, orders, state, name),
                     },
                     ended = endings.recv() => return ended.map_or(Ok(()), Err),
                 }
@@ -94,7 +94,13 @@ impl Supervision {
 }
 
 /// Reads lists and certificates again; what is bad leaves the old in force.
-fn reload(config: &Config, lists: &Lists, orders: &[Arc<Orders>], signal: &'static str) {
+fn reload(
+    config: &Config,
+    lists: &Lists,
+    orders: &[Arc<Orders>],
+    state: &State,
+    signal: &'static str,
+) {
     let lists = lists.clone();
     // Millions of hashes take seconds, in which operators are to be answered.
     tokio::task::spawn_blocking(move || {
@@ -114,8 +120,9 @@ fn reload(config: &Config, lists: &Lists, orders: &[Arc<Orders>], signal: &'stat
     });
     match load_tls(config) {
         Ok(None) => {}
-        Ok(Some(tls)) => {
-            orders.iter().for_each(|orders| orders.set_tls(tls.clone()));
+        Ok(Some(loaded)) => {
+            orders.iter().for_each(|orders| orders.set_tls(loaded.config.clone()));
+            state.set_certificates(loaded.ends);
             info!("{signal}: the certificates have been read again");
         }
         Err(error) => warn!("{signal}: the old certificates stay in force: {error}"),

@@ -1,8 +1,8 @@
 //! Deadlines: who takes too long is closed, or told, as far as time allows.
 //!
-//! Deadlines are whole seconds, and an attack's run out by the thousand. They are looked at a part at
-//! a time over most of a second: the kernel frees closed sockets in bursts as long as they were closed
-//! in, on the CPU of whoever is there.
+//! Deadlines are whole seconds, and an attack's run out by the thousand. They are looked at a part
+//! at a time over most of a second: the kernel frees closed sockets in bursts, as they were closed,
+//! on the CPU of whoever is there.
 
 use std::time::{Duration, Instant};
 
@@ -44,8 +44,8 @@ impl Expiry {
 }
 
 impl Connections {
-    /// Deadlines are to be looked at from `at` on, from the first connection on, unless that goes on
-    /// still.
+    /// Deadlines are to be looked at from `at` on, from the first connection on, unless that goes
+    /// on still.
     pub const fn begin_expiry(&mut self, at: Instant) {
         if self.expiry.begun.is_none() {
             self.expiry = Expiry { next: 0, begun: Some(at) };
