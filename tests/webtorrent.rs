@@ -26,7 +26,7 @@ use throng::swarm::Bounds;
 use throng::tracker::access::Access;
 use throng::tracker::counters::{Action, Asked, Counters, Transport, refusal_index, request_index};
 use throng::tracker::limiter::{Limits, Rate};
-use throng::tracker::outcome::{DropReason, Refusal};
+use throng::tracker::outcome::{Change, DropReason, Refusal};
 use throng::tracker::policy::{POLITE_INTERVAL_SECS, Policy};
 use throng::wire::addr::{Endpoint, Family};
 use throng::wire::announce::{Announce, Event, Left};
@@ -864,8 +864,11 @@ fn closing_removes_peers_of_swarms_whose_owner_could_not_be_told_at_once() {
         leechers
     };
     assert_eq!(leechers(&mut world), [1, 3, 1]);
+    let refused = |world: &mut World| world.counters().messages_refused[0];
     for _ in 0..3 {
+        let before = refused(&mut world);
         world.advance(1);
+        assert_eq!(refused(&mut world), before + 1, "one core is to be told");
         assert_eq!(leechers(&mut world), [1, 3, 1], "it is full still");
     }
     // What is offered to those who have gone is lost, and counted.
@@ -1471,7 +1474,9 @@ fn counters_tell_websockets_from_the_rest() {
         assert_eq!((counters.web_seeders, counters.web_leechers), ([1, 1], [1, 0]));
         assert_eq!((counters.seeders, counters.leechers), ([0, 0], [1, 0]));
         assert_eq!(counters.completed, [1]);
-        assert!(counters.store_bytes[0] > udp.store_bytes[0]);
+        assert!(counters.web_store_bytes[0] > udp.web_store_bytes[0]);
+        let of_others = |counters: &Counters| counters.store_bytes[0] - counters.web_store_bytes[0];
+        assert_eq!(of_others(&counters), of_others(&udp));
         assert_eq!(counters.messages_sent, counters.messages_received);
 
         world.web_close(two);
@@ -1491,6 +1496,7 @@ fn an_operator_sees_who_is_in_a_swarm_and_can_forget_it() {
     world.announce(v4(1), &leecher(both, 6_881));
     world.announce(v4(2), &seeder(both, 6_882));
     world.web_announce(web, &says(both, peer(1)));
+    world.web_announce(web, &says(web_only, peer(2)));
     world.web_announce(web, &says(web_only, peer(2)).seeder());
     // The sweeps come round.
     (0..60).for_each(|_| world.advance(1));
@@ -1525,10 +1531,26 @@ fn an_operator_sees_who_is_in_a_swarm_and_can_forget_it() {
     assert_eq!(largest, [both, web_only]);
     assert_eq!(survey.sizes.iter().sum::<u64>(), 3, "one of them with peers of both kinds");
 
+    // Its download is remembered, and it is none of the largest.
+    world.web_announce(web, &says(web_only, peer(2)).event("stopped"));
+    let tracker = world.tracker(0);
+    assert_eq!(tracker.describe(&web_only).map(|swarm| swarm.peers()), Some(0));
+    assert_eq!(tracker.survey().largest.len(), 1);
+
     assert_eq!(tracker.forget(&both), Some(3));
     assert_eq!((tracker.describe(&both), tracker.forget(&both)), (None, None));
     // Who has gone is not among the largest any more.
-    assert_eq!(tracker.survey().largest.len(), 1);
+    assert_eq!(tracker.survey().largest, []);
+}
+
+#[test]
+fn the_banned_are_known_by_any_core() {
+    let mut world = World::of(2);
+    world.set_access(&ban("192.0.2.0/24"));
+    for core in 0..2 {
+        let bans = |ip: &str| world.tracker(core).bans(ip.parse().expect("an address"));
+        assert_eq!(["192.0.2.9", "192.0.3.9"].map(bans), [true, false]);
+    }
 }
 
 #[test]
@@ -1590,7 +1612,9 @@ fn a_silent_peer_leaves_after_three_intervals_and_not_before() {
         assert_eq!(world.counters().expired_peers, [1]);
         // It comes back as a new peer, whose next download is another.
         assert_eq!(world.web_announce(silent, &says(hash, peer(1))), (0, 2));
+        world.outcomes();
         world.web_announce(silent, &says(hash, peer(1)).event("completed").seeder());
+        assert_eq!(world.outcomes().pop().map(|outcome| outcome.change), Some(Change::Completed));
         assert_eq!(world.everybody(hash), [1, 2, 1]);
         world.web_close(silent);
         world.web_close(lively);

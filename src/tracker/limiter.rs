@@ -255,6 +255,20 @@ mod tests {
     }
 
     #[test]
+    fn the_whole_table_is_used() {
+        let mut limiter = Limiter::new(&limits(), KEY);
+        // One and a half for each set, on average, of which it holds four.
+        let sources = u32::try_from(limiter.sets.len() * 3 / 2).expect("a small table");
+        let mut again = || {
+            let admitted = |&number: &u32| limiter.admit_connection(Seconds(9), source(number));
+            (0..sources).filter(admitted).count()
+        };
+        let [first, .., fourth] = [again(), again(), again(), again()];
+        assert_eq!(first, sources as usize);
+        assert!(fourth < first / 10, "{fourth} of {first} are forgotten");
+    }
+
+    #[test]
     fn each_limit_is_named_when_it_is_reached() {
         let mut limiter = Limiter::new(&limits(), KEY);
         let mut admit =

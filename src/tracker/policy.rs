@@ -202,6 +202,28 @@ mod tests {
             histogram[(interval - 1_620) as usize * 9 / 361] += 1;
         }
         assert!(histogram.iter().all(|&n| (3_700..4_300).contains(&n)), "{histogram:?}");
+        let mut histogram = [0_u32; 9];
+        for n in 0..36_000_u32 {
+            let mut peer_id = PeerId(*b"-XX0001-abcdefghijkl");
+            peer_id.0[16..].copy_from_slice(&n.to_be_bytes());
+            let interval = policy.web_interval_secs(&peer_id, &InfoHash([0xFF; 20]));
+            assert!((108..=132).contains(&interval), "{interval}");
+            histogram[(interval - 108) as usize * 9 / 25] += 1;
+        }
+        let thirds = histogram.as_chunks::<3>().0.iter().map(|third| third.iter().sum::<u32>());
+        assert!(
+            thirds.clone().all(|n| (11_000..13_500).contains(&n)),
+            "{:?}",
+            thirds.collect::<Vec<_>>()
+        );
+        // A hundredth of it is not whole.
+        let odd = Policy { interval_secs: 199, jitter_percent: 50, ..policy.clone() };
+        let intervals = (0..36_000_u32).map(|n| {
+            let endpoint = Endpoint::new(std::net::Ipv4Addr::from(n).into(), 6881);
+            odd.interval_secs(&endpoint, &InfoHash([1; 20]))
+        });
+        let (least, most) = (intervals.clone().min(), intervals.max());
+        assert_eq!((least, most), (Some(199 - 99), Some(199 + 99)));
         let exact = Policy { jitter_percent: 0, ..policy };
         let endpoint = Endpoint::new(std::net::Ipv4Addr::LOCALHOST.into(), 1);
         assert_eq!(exact.interval_secs(&endpoint, &InfoHash([1; 20])), 1_800);
