@@ -141,7 +141,9 @@ impl Worker {
     /// # Errors
     /// If the kernel refuses the ring, or address space for the swarms.
     pub fn new(parts: Parts) -> io::Result<Self> {
-        let ring = Ring::new(&parts.sizes)?;
+        let ring = Ring::new(&parts.sizes).map_err(|error| {
+            io::Error::new(error.kind(), format!("its ring cannot be made: {error}"))
+        })?;
         ring.register_eventfd(parts.post.doorbell().as_fd())?;
         let listener = |(socket, listening)| {
             let accepting = Accepting::No;

@@ -452,7 +452,7 @@ fn spawn(
             .make();
         let served = match executor {
             Ok(executor) => executor.run(async { Worker::new(parts)?.serve().await }),
-            Err(error) => Err(io::Error::other(error.to_string())),
+            Err(error) => Err(io::Error::other(format!("its executor cannot be made: {error}"))),
         };
         if let Err(source) = served {
             // The other end is gone only if the process is ending already.
