@@ -10,6 +10,7 @@ import collections
 import ctypes
 import errno
 import fcntl
+import functools
 import os
 import re
 import select
@@ -21,7 +22,9 @@ import threading
 import time
 
 PR_SET_NO_NEW_PRIVS = 38
-SET_MODE_FILTER, NEW_LISTENER = 1, 1 << 3
+# With the last, nothing but the end of a thread disturbs it while it waits (Linux 5.19): else it
+# would ask anew, and be counted twice.
+SET_MODE_FILTER, NEW_LISTENER, WAIT_KILLABLE = 1, 1 << 3, 1 << 5
 ALLOW, USER_NOTIF = 0x7FFF_0000, 0x7FC0_0000
 LOAD_WORD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
 # _IOWR('!', 0, struct seccomp_notif), _IOWR('!', 1, struct seccomp_notif_resp).
@@ -35,6 +38,7 @@ MAIN, UNNAMED = "main", "unnamed"
 libc = ctypes.CDLL(None, use_errno=True)
 
 
+@functools.cache
 def number_of(call):
     """The number of that system call on this machine, from the C library's headers."""
     text = f"#include <sys/syscall.h>\nSYS_{call}\n"
@@ -67,7 +71,7 @@ def launch(words):
     held = ctypes.create_string_buffer(code, len(code))
     program = struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(held))
     checked(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-    syscall(seccomp, SET_MODE_FILTER, NEW_LISTENER, program)
+    syscall(seccomp, SET_MODE_FILTER, NEW_LISTENER | WAIT_KILLABLE, program)
     # Until whoever watches has taken the listener, which ends with this program.
     os.kill(os.getpid(), signal.SIGSTOP)
     os.execv(words[2], words[2:])
@@ -105,15 +109,12 @@ class Watch:
     def _run(self):
         try:
             listener = self._take_listener()
-        except OSError as failure:
+            try:
+                self._serve(listener)
+            finally:
+                os.close(listener)
+        except (OSError, subprocess.CalledProcessError) as failure:
             self.failure = failure
-            return
-        try:
-            self._serve(listener)
-        except OSError as failure:
-            self.failure = failure
-        finally:
-            os.close(listener)
 
     def _take_listener(self):
         folder = f"/proc/{self.pid}/fd"

@@ -74,12 +74,12 @@ fn say(error: &rustls::pki_types::pem::Error) -> String {
     }
 }
 
-/// When what a file has is over.
+/// When a certificate ends.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct End {
-    /// The file: a certificate and its chain.
+    /// Its file.
     pub path: PathBuf,
-    /// When the first of them ends: seconds since 1970.
+    /// Seconds since 1970.
     pub at: i64,
 }
 
@@ -104,7 +104,7 @@ pub fn finding(ends: &[End], now: i64) -> Option<Finding> {
         _ => return None,
     };
     let when = ASN1Time::from_timestamp(*at).map_or_else(|_| at.to_string(), |at| at.to_string());
-    let detail = format!("{}: a certificate in it {verb} on {when}.", path.display());
+    let detail = format!("{}: the certificate {verb} on {when}.", path.display());
     let remedy = "Renew it, and send SIGHUP (systemctl reload throng): no connection is closed.";
     Some(Finding::new(level, "certificates", detail, remedy.to_owned()))
 }
@@ -166,7 +166,8 @@ fn load_pair(
     })
 }
 
-/// Looks at dates and signatures of a chain. Returns when the first of it ends.
+/// Looks at dates and signatures of a chain. Returns when its first, the tracker's own, ends: what
+/// is behind it may have been there for clients of another time.
 fn judge(
     path: &Path,
     chain: &[CertificateDer<'_>],
@@ -207,8 +208,7 @@ fn judge(
             warn("the chain has a gap: a certificate is not signed by the one behind it");
         }
     }
-    let ends = parsed.iter().map(|certificate| certificate.validity().not_after.timestamp());
-    Ok(ends.min().expect("a chain has a certificate"))
+    Ok(validity.not_after.timestamp())
 }
 
 /// Chooses a certificate by the host that a client names.
@@ -246,12 +246,9 @@ mod tests {
         let (level, detail) =
             told(&[end("a", SOON_SECONDS), end("b", SOON_SECONDS - 1)]).expect("b");
         assert_eq!(level, Level::Warning);
-        assert!(
-            detail.starts_with("b: a certificate in it ends on Jan 29 07:59:59 2027"),
-            "{detail}"
-        );
+        assert!(detail.starts_with("b: the certificate ends on Jan 29 07:59:59 2027"), "{detail}");
         let (level, detail) = told(&[end("a", -1), end("b", 5)]).expect("a");
         assert_eq!(level, Level::Problem);
-        assert!(detail.starts_with("a: a certificate in it ended on Jan 15"), "{detail}");
+        assert!(detail.starts_with("a: the certificate ended on Jan 15"), "{detail}");
     }
 }

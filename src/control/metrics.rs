@@ -227,7 +227,7 @@ impl Collector for Kernel {
             &mut encoder,
             (
                 "certificate_end_timestamp",
-                "When the first certificate in this file ends, since unix epoch.",
+                "When the certificate in this file ends, since unix epoch.",
                 Some(&Unit::Seconds),
             ),
             certificates.iter().map(certificate),

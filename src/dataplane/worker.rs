@@ -522,8 +522,8 @@ impl Worker {
             let begun = Instant::now();
             self.sweeping |= self.tracker.tick(self.now, &mut exits);
             self.tracker.counters_mut().sweep[0] += nanos_since(begun);
-            self.connections.begin_expiry(begun);
         }
+        self.connections.begin_expiry(self.now, Instant::now());
         self.unarmed.append(&mut self.failed);
         self.retry_accepts();
         let counters = self.tracker.counters_mut();

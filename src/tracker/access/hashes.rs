@@ -226,7 +226,10 @@ mod tests {
     #[test]
     fn the_first_bad_line_is_named() {
         let good = "00".repeat(20);
-        for bad in ["00", "zz", &"00".repeat(21), &"0g".repeat(20), "00 00", &"\u{E9}".repeat(20)] {
+        let zz = "zz".repeat(20);
+        for bad in
+            ["00", "zz", &zz, &"00".repeat(21), &"0g".repeat(20), "00 00", &"\u{E9}".repeat(20)]
+        {
             let text = format!("{good}\n\n{bad}\n{bad}");
             let error = HashList::parse(text.as_bytes()).expect_err(bad);
             assert_eq!(error.line, 3, "{bad}");
