@@ -1611,7 +1611,9 @@ fn a_silent_peer_leaves_after_three_intervals_and_not_before() {
         assert_eq!(world.everybody(hash), [0, 1, 1], "its download is remembered");
         assert_eq!(world.counters().expired_peers, [1]);
         // It comes back as a new peer, whose next download is another.
+        world.outcomes();
         assert_eq!(world.web_announce(silent, &says(hash, peer(1))), (0, 2));
+        assert_eq!(world.outcomes().pop().map(|outcome| outcome.change), Some(Change::Joined));
         world.outcomes();
         world.web_announce(silent, &says(hash, peer(1)).event("completed").seeder());
         assert_eq!(world.outcomes().pop().map(|outcome| outcome.change), Some(Change::Completed));

@@ -202,6 +202,18 @@ mod tests {
             histogram[(interval - 1_620) as usize * 9 / 361] += 1;
         }
         assert!(histogram.iter().all(|&n| (3_700..4_300).contains(&n)), "{histogram:?}");
+        // Each swarm of a peer has its own, though hardly a bit is set in what it is told apart by.
+        let endpoint = Endpoint::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 1);
+        let swarm = |n: u32| {
+            let mut info_hash = InfoHash([0; 20]);
+            info_hash.0[..4].copy_from_slice(&n.to_be_bytes());
+            info_hash
+        };
+        let intervals = (0..1_000).map(|n| policy.interval_secs(&endpoint, &swarm(n)));
+        assert!(intervals.collect::<std::collections::BTreeSet<_>>().len() > 200);
+        let peer_id = PeerId([0; 20]);
+        let intervals = (0..1_000).map(|n| policy.web_interval_secs(&peer_id, &swarm(n)));
+        assert_eq!(intervals.collect::<std::collections::BTreeSet<_>>().len(), 25);
         let mut histogram = [0_u32; 9];
         for n in 0..36_000_u32 {
             let mut peer_id = PeerId(*b"-XX0001-abcdefghijkl");
