@@ -11,7 +11,7 @@ mod says;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value as Json, json};
 
@@ -1541,6 +1541,25 @@ fn an_operator_sees_who_is_in_a_swarm_and_can_forget_it() {
     assert_eq!((tracker.describe(&both), tracker.forget(&both)), (None, None));
     // Who has gone is not among the largest any more.
     assert_eq!(tracker.survey().largest, []);
+}
+
+#[test]
+fn connections_of_one_address_are_admitted_at_its_rate() {
+    let connections = Rate { burst: 2, per_minute: 1 };
+    let limits = Limits { connections, memory_bytes: 1 << 16, ..Limits::default() };
+    let mut world = World::with(Options { limits, ..Options::default() });
+    let now = world.now;
+    let mut admits = |source: SocketAddr| world.tracker(0).admits_connection(now, source.ip());
+    assert_eq!([v4(1), v4(1), v4(1), v4(2)].map(&mut admits), [true, true, false, true]);
+}
+
+#[test]
+fn a_sweep_that_has_seen_all_has_no_more_to_do() {
+    let mut world = World::new();
+    world.announce(v4(1), &leecher(HASH, 6_881));
+    world.advance(1);
+    let now = world.now;
+    assert!(!world.tracker(0).sweep(now));
 }
 
 #[test]

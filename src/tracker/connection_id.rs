@@ -117,6 +117,13 @@ mod tests {
     }
 
     #[test]
+    fn the_key_is_not_shown() {
+        let shown = format!("{:?}", ConnectionIds::new([251; 16], OFFSET, 128));
+        assert!(shown.starts_with("ConnectionIds { lifetime: "), "{shown}");
+        assert!(!shown.contains("251"), "{shown}");
+    }
+
+    #[test]
     fn an_id_lives_through_its_epoch_and_the_next() {
         let id = ids().issue(Seconds(1_000 * 64), ip("192.0.2.1"));
         for (age, valid) in [(0, true), (63, true), (64, true), (127, true), (128, false)] {

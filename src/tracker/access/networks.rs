@@ -176,6 +176,15 @@ mod tests {
     }
 
     #[test]
+    fn mapped_networks_are_what_they_stand_for_if_they_are_of_ipv4_alone() {
+        let parse = |text: &str| parse_network(text.as_bytes()).map(|network| network.to_string());
+        assert_eq!(parse("::ffff:192.0.2.1").as_deref(), Some("192.0.2.1/32"));
+        assert_eq!(parse("::ffff:192.0.2.1/120").as_deref(), Some("192.0.2.0/24"));
+        assert_eq!(parse("::ffff:192.0.2.1/96").as_deref(), Some("0.0.0.0/0"));
+        assert_eq!(parse("::ffff:192.0.2.1/90").as_deref(), Some("::ffc0:0:0/90"));
+    }
+
+    #[test]
     fn everything_can_be_banned() {
         let list = NetworkList::parse(b"0.0.0.0/0\n::/0\n255.255.255.255\nffff::").expect("good");
         for ip in [Ipv4Addr::BROADCAST, Ipv4Addr::UNSPECIFIED] {
