@@ -275,7 +275,7 @@ impl Worker {
         let waiting = !self.waiting.is_empty()
             || !self.handshakes.is_empty()
             || self.connections.has_closed()
-            || self.connections.is_expiring(budget.begun());
+            || self.connections.is_expiring();
         Ok(busy || messages || waiting || self.sweeping)
     }
 
@@ -319,7 +319,9 @@ impl Worker {
             }
         }
         self.feed_starved();
-        self.connections.expire(self.now, budget, &mut self.tracker, &mut self.ring);
+        if self.connections.is_expiring() {
+            self.connections.expire(self.now, budget, &mut self.tracker, &mut self.ring);
+        }
         while self.resume_handshake() && !budget.is_spent() {}
     }
 
@@ -522,8 +524,8 @@ impl Worker {
             let begun = Instant::now();
             self.sweeping |= self.tracker.tick(self.now, &mut exits);
             self.tracker.counters_mut().sweep[0] += nanos_since(begun);
+            self.connections.begin_expiry();
         }
-        self.connections.begin_expiry(self.now, Instant::now());
         self.unarmed.append(&mut self.failed);
         self.retry_accepts();
         let counters = self.tracker.counters_mut();

@@ -35,7 +35,6 @@ use rustls::ServerConfig;
 
 use self::conn::{After, Conn, State, Step};
 use self::crowd::Crowd;
-use self::expiry::Expiry;
 use self::layer::{Layer, Peeled};
 use self::serving::Serving;
 use self::tls::Tls;
@@ -119,8 +118,8 @@ pub struct Connections {
     /// WebSockets that have been closed, of which the tracker has not been told.
     closed: Vec<Token>,
     crowd: Crowd,
-    /// How far the deadlines have been looked at.
-    expiry: Expiry,
+    /// The next slot whose deadline is to be looked at; none when there are no more of them.
+    expiring: usize,
     /// The certificates of connections to come.
     tls: Option<Arc<ServerConfig>>,
     /// `/stats` and `/stats.json`, if they are served.
@@ -139,7 +138,7 @@ impl Connections {
             body: Vec::new(),
             closed: Vec::new(),
             crowd: Crowd::new(limits.per_address_max),
-            expiry: Expiry::new(),
+            expiring: usize::MAX,
             tls,
             pages,
         }
