@@ -151,6 +151,17 @@ fn robbed(view: &View<'_>) -> Option<Finding> {
 }
 
 fn memory(view: &View<'_>) -> Option<Finding> {
+    let refused: u64 =
+        view.now.workers.iter().map(|counters| counters.store_refused_bytes[0]).sum();
+    if refused > 0 {
+        let detail = format!(
+            "The kernel commits to no more memory: {} MiB of swarm.memory cannot be had.",
+            grouped(refused.div_ceil(1 << 20)),
+        );
+        let remedy = "Lower swarm.memory, or raise vm.overcommit_ratio or the limit of the unit \
+                      (LimitAS=, LimitDATA=); it is tried again each minute.";
+        return Some(Finding::new(Level::Problem, "memory", detail, remedy.to_owned()));
+    }
     let remedy = "Raise swarm.memory, or shorten swarm.peer_ttl.".to_owned();
     let evicted = view.grew(|counters| counters.evicted_swarms[0]);
     if evicted > 0 {
@@ -412,7 +423,7 @@ mod tests {
     #[test]
     fn each_thing_that_is_wrong_is_named() {
         type Change = fn(&mut Counters, &mut Reading);
-        let cases: [(&str, Change); 15] = [
+        let cases: [(&str, Change); 16] = [
             ("receive buffer", |_, kernel| {
                 kernel.sockets[0] = Some(Socket { drops: FEW + 1, waiting_bytes: 0 });
                 kernel.udp_buffer_errors[0] = Some(FEW + 1);
@@ -422,6 +433,7 @@ mod tests {
             }),
             ("accept queue", |_, kernel| kernel.listen_overflows = Some(6)),
             ("memory", |counters, _| counters.evicted_swarms = [1]),
+            ("memory", |counters, _| counters.store_refused_bytes = [1]),
             ("connections", |counters, _| counters.http_connections_refused = [1]),
             ("mailboxes", |counters, _| counters.messages_refused = [1]),
             ("sending", |counters, _| counters.udp_send_errors = [FEW + 1]),

@@ -33,7 +33,8 @@ impl fmt::Display for NoAddressSpace {
         write!(
             out,
             "{mebibytes} MiB of address space, twice a worker's share of swarm.memory, cannot be \
-             had: lower that, or raise the limit of virtual memory (ulimit -v)"
+             had: lower that, or raise the limit of virtual memory (ulimit -v, \
+             vm.overcommit_ratio)"
         )
     }
 }
@@ -65,13 +66,15 @@ impl Memory {
         self.words / PIECE_WORDS
     }
 
-    /// Adds a piece at the end, zeroed.
-    ///
-    /// # Panics
-    /// If everything that was reserved is in use.
-    pub fn grow(&mut self) {
-        self.mapping.open(self.pieces());
-        self.words += PIECE_WORDS;
+    /// Adds a piece at the end, zeroed. Returns whether it could: everything that was reserved may
+    /// be in use, or the kernel commits to no more.
+    #[must_use]
+    pub fn grow(&mut self) -> bool {
+        let grown = self.mapping.open(self.pieces());
+        if grown {
+            self.words += PIECE_WORDS;
+        }
+        grown
     }
 
     /// Gives the memory of a piece back to the kernel. It is zeroed when it is used again.
@@ -148,19 +151,22 @@ mod mapping {
             Some(Self { start: NonNull::new(start.cast())?, pieces, opened: 0 })
         }
 
-        pub fn open(&mut self, piece: usize) {
-            assert!(piece < self.pieces, "more memory than was reserved");
-            if piece < self.opened {
-                return;
+        pub fn open(&mut self, piece: usize) -> bool {
+            assert_eq!(piece, self.opened, "one after the other");
+            if piece == self.pieces {
+                return false;
             }
             let at = self.start.as_ptr().wrapping_add(piece * PIECE_WORDS).cast();
             let access = MprotectFlags::READ | MprotectFlags::WRITE;
             // SAFETY: inside the mapping (first line); nobody has a reference to it yet.
-            unsafe { mprotect(at, PIECE_BYTES, access) }.expect("memory for swarms");
+            if unsafe { mprotect(at, PIECE_BYTES, access) }.is_err() {
+                return false;
+            }
             // A kernel that has no huge pages is right to refuse: it is only advice.
             // SAFETY: advice about memory that is ours.
             let _ = unsafe { madvise(at, PIECE_BYTES, Advice::LinuxHugepage) };
             self.opened = piece + 1;
+            true
         }
 
         pub fn give_back(&mut self, piece: usize) {
@@ -214,8 +220,8 @@ mod standin {
             Some(Self { words: vec![0; pieces * PIECE_WORDS] })
         }
 
-        pub fn open(&mut self, piece: usize) {
-            assert!((piece + 1) * PIECE_WORDS <= self.words.len(), "more memory than was reserved");
+        pub fn open(&mut self, piece: usize) -> bool {
+            (piece + 1) * PIECE_WORDS <= self.words.len()
         }
 
         pub fn give_back(&mut self, piece: usize) {
@@ -358,7 +364,7 @@ mod tests {
         let mut memory = Memory::reserve(3 * PIECE_BYTES).expect("address space");
         assert_eq!(memory.len(), 0);
         for piece in 0..3 {
-            memory.grow();
+            assert!(memory.grow());
             assert_eq!((memory.pieces(), memory.len()), (piece + 1, (piece + 1) * PIECE_WORDS));
             let first = piece * PIECE_WORDS;
             assert!(memory[first..].iter().step_by(511).all(|&word| word == 0));
@@ -382,11 +388,10 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "more memory than was reserved")]
     fn memory_ends_where_its_reservation_does() {
         let mut memory = Memory::reserve(1).expect("address space");
-        memory.grow();
-        memory.grow();
+        assert_eq!([memory.grow(), memory.grow()], [true, false]);
+        assert_eq!(memory.pieces(), 1);
     }
 
     #[test]

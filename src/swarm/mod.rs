@@ -170,7 +170,11 @@ pub struct Totals {
     pub leechers: [u64; 2],
     /// Bytes held.
     pub bytes: u64,
-    /// Bytes of that in blocks, by their size.
+    /// Bytes that may be held: those of the bounds, without the next.
+    pub budget_bytes: u64,
+    /// Bytes that the kernel did not have when it was asked last.
+    pub refused_bytes: u64,
+    /// Bytes held in blocks, by their size.
     pub block_bytes: [u64; GROUPS.len()],
     /// Peers that left because they had not announced in time.
     pub expired_peers: u64,
@@ -198,6 +202,8 @@ pub struct SwarmStore {
     survey: Survey,
     /// Where the search for swarms that can go goes on: a span of the slab.
     hand: usize,
+    /// When the kernel had no more memory, if it has none.
+    refused: Option<Seconds>,
 }
 
 impl SwarmStore {
@@ -231,6 +237,7 @@ impl SwarmStore {
             sweep: Sweep::default(),
             survey: Survey::default(),
             hand: 0,
+            refused: None,
         })
     }
 
@@ -363,6 +370,8 @@ impl SwarmStore {
         Totals {
             swarms: self.swarms.len() as u64,
             bytes: self.swarms.bytes() as u64,
+            budget_bytes: (self.bounds.memory_bytes - self.refused_bytes()) as u64,
+            refused_bytes: self.refused_bytes() as u64,
             block_bytes: self.swarms.lists.slab.group_bytes(),
             ..self.totals
         }

@@ -6,17 +6,23 @@
 //! the smallest swarms that are common and removes the half that was announced to longest ago. What
 //! is left of such a span moves into the gaps of others of its class, so that whole spans become
 //! free for any class.
+//!
+//! A kernel that commits to no more memory (`vm.overcommit_memory` = 2, a limit of the process)
+//! makes the budget smaller: what there is has to do, until it is asked again.
 
 use super::class::Class;
 use super::slab::{Block, SPAN_BYTES};
 use super::{Arrival, SwarmStore};
 use crate::time::Seconds;
 
-/// Bytes that one announce may need at the most: blocks of three classes, and those of a table that
+/// Spans that one announce may need at the most: blocks of three classes, and those of a table that
 /// grows.
-const RESERVE_BYTES: usize = 6 * SPAN_BYTES;
-/// Spans that one announce clears at the most; the next goes on.
+const RESERVE_SPANS: usize = 6;
+const RESERVE_BYTES: usize = RESERVE_SPANS * SPAN_BYTES;
+/// Spans that one announce clears at the most, while the kernel has more; the next goes on.
 const SPANS_PER_CALL: u32 = 8;
+/// Seconds after which a kernel that had no more memory is asked again.
+const ASK_AGAIN_SECS: u32 = 60;
 
 /// Swarms on probation go first where they are at least one in so many. Fewer are no flood but
 /// newcomers, and would leave before their second peer comes.
@@ -35,6 +41,9 @@ impl SwarmStore {
     /// Removes whole swarms, the least valuable first, until an announce fits into the budget.
     /// Returns whether it had to: any swarm may have moved or gone then.
     pub(super) fn make_room(&mut self, now: Seconds, arrival: &Arrival) -> bool {
+        if self.swarms.lists.slab.free_spans() < RESERVE_SPANS {
+            self.ask_for_memory(now);
+        }
         let fits = self.fits(arrival);
         if !fits {
             self.clear_spans(now, arrival);
@@ -42,17 +51,35 @@ impl SwarmStore {
         !fits
     }
 
+    /// Has the spans ready that an announce may need: in the middle of one it is too late to ask.
+    #[cold]
+    fn ask_for_memory(&mut self, now: Seconds) {
+        if self.refused.is_none_or(|then| now.since(then) >= ASK_AGAIN_SECS) {
+            let grown = self.swarms.lists.slab.grow();
+            self.refused = (!grown).then_some(now);
+        }
+    }
+
+    /// Bytes of the budget that the kernel does not have.
+    pub(super) fn refused_bytes(&self) -> usize {
+        let there = self.swarms.lists.slab.bytes_there();
+        self.refused.map_or(0, |_| self.bounds.memory_bytes.saturating_sub(there))
+    }
+
     /// Whether there is memory to spare, or an announce needs none of it.
     pub(super) fn fits(&self, arrival: &Arrival) -> bool {
         let Arrival { info_hash, endpoint, scope, .. } = arrival;
-        self.swarms.bytes() + RESERVE_BYTES <= self.bounds.memory_bytes
+        let may = self.swarms.bytes() + RESERVE_BYTES <= self.bounds.memory_bytes;
+        may && self.swarms.lists.slab.free_spans() >= RESERVE_SPANS
             || self.swarms.fits(info_hash, endpoint, *scope)
     }
 
     #[cold]
     fn clear_spans(&mut self, now: Seconds, arrival: &Arrival) {
         let now = self.clock.stamp(now);
-        for _ in 0..SPANS_PER_CALL {
+        // What is not there cannot be used in advance.
+        let most = if self.refused.is_none() { SPANS_PER_CALL } else { u32::MAX };
+        for _ in 0..most {
             let Some((span, victims)) = self.choose_span() else { return };
             self.clear_span(now, span, victims, arrival);
             if self.fits(arrival) {

@@ -158,10 +158,11 @@ impl Slab {
     /// # Errors
     /// If the process may not have address space for it.
     pub fn new(bytes: usize) -> Result<Self, NoAddressSpace> {
-        Ok(Self {
-            // Address space costs nothing, and to be without it would be the end: so there is twice
-            // as much, though only announces may go above `bytes`, and make room before they do.
-            memory: Memory::reserve(2 * bytes + 16 * PIECE_BYTES)?,
+        // Address space costs nothing, and to be without it would be the end: so there is twice as
+        // much, though only announces may go above `bytes`, and make room before they do.
+        let bytes_reserved = 2 * bytes + 16 * PIECE_BYTES;
+        let mut slab = Self {
+            memory: Memory::reserve(bytes_reserved)?,
             spans: Vec::new(),
             piece_spans: Vec::new(),
             with_room: [[NONE; CLASSES]; 2],
@@ -172,7 +173,19 @@ impl Slab {
             given_up: 0,
             spare: None,
             marked: 0,
-        })
+        };
+        // The first piece at once: without any there is no store.
+        if slab.grow() { Ok(slab) } else { Err(NoAddressSpace { bytes: bytes_reserved }) }
+    }
+
+    /// Where the kernel commits to so many pieces and no more.
+    #[cfg(test)]
+    pub fn of_pieces(pieces: usize) -> Self {
+        let mut slab = Self::new(0).expect("address space");
+        slab.memory = Memory::reserve(pieces * PIECE_BYTES).expect("address space");
+        assert!(slab.memory.grow());
+        slab.spans_enough = usize::MAX;
+        slab
     }
 
     /// Forgets all blocks and gives all memory back.
@@ -215,6 +228,29 @@ impl Slab {
     #[must_use]
     pub const fn spans(&self) -> usize {
         self.spans.len()
+    }
+
+    /// Bytes of all spans, in use or not.
+    #[must_use]
+    pub const fn bytes_there(&self) -> usize {
+        self.spans.len() * SPAN_BYTES
+    }
+
+    /// Spans that are not in use, and need no word of the kernel.
+    #[must_use]
+    pub const fn free_spans(&self) -> usize {
+        self.spans.len() - self.spans_in_use
+    }
+
+    /// Asks the kernel for spans, a piece of them. Returns whether they are there.
+    #[must_use]
+    pub fn grow(&mut self) -> bool {
+        let grown = self.memory.grow();
+        if grown {
+            self.spans.resize(self.memory.pieces() * SPANS_PER_PIECE, UNUSED);
+            self.piece_spans.push(0);
+        }
+        grown
     }
 
     /// What lies behind the beginning of a block: the block, and others.
@@ -276,10 +312,11 @@ impl Slab {
     }
 
     /// Whether it is worth it to move something to a block of a class only because the other is too
-    /// large: not if that would need a span more than there may be.
+    /// large: not if that would need a span more than there may be, or than there is.
     #[must_use]
     pub fn can_save(&self, usage: Use, class: Class) -> bool {
-        self.spans_in_use < self.spans_enough || self.has_room(usage, class)
+        self.spans_in_use < self.spans_enough && self.free_spans() > 0
+            || self.has_room(usage, class)
     }
 
     /// Whether a block of a class can be had without another span.
@@ -448,9 +485,7 @@ impl Slab {
     /// A piece that was given back, or a new one.
     fn empty_piece(&mut self) -> usize {
         self.piece_spans.iter().position(|&used| used == 0).unwrap_or_else(|| {
-            self.memory.grow();
-            self.spans.resize(self.memory.pieces() * SPANS_PER_PIECE, UNUSED);
-            self.piece_spans.push(0);
+            assert!(self.grow(), "memory is looked for before it is needed");
             self.piece_spans.len() - 1
         })
     }

@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::{ProptestConfig, any, proptest};
 
 use super::class::Class;
-use super::slab::Use;
+use super::slab::{Slab, Use};
 use super::*;
 
 const LEECHER: Report = Report { seeder: false, partial: false, completed: false };
@@ -318,6 +318,74 @@ fn large_swarms_leave_one_at_a_time() {
     panic!("the budget was never full");
 }
 
+/// A store that may hold 64 MiB, on a kernel that commits to so many pieces of 2 MiB.
+fn store_of_pieces(pieces: usize) -> SwarmStore {
+    let mut store = store(64 << 20, 1_000_000);
+    store.swarms.lists.slab = Slab::of_pieces(pieces);
+    store
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn memory_that_the_kernel_does_not_have_is_done_without() {
+    let v6 = |n: u32| Endpoint::new(Ipv6Addr::from(u128::from(n) << 64 | 0x2600 << 112).into(), 1);
+    let mut bytes = [0; 3];
+    // Invented hashes; swarms of all sizes, of both families; large swarms.
+    for (load, bytes) in bytes.iter_mut().enumerate() {
+        let mut store = store_of_pieces(2);
+        assert_eq!(store.totals().budget_bytes, 64 << 20);
+        for n in 0..160_000_u32 {
+            let who = match load {
+                0 => arrival(n, n, LEECHER),
+                1 => arrival(n / 400 * 400 + (n % 400).isqrt(), n, SEEDER),
+                _ => arrival(n % 4, n, LEECHER),
+            };
+            let now = Seconds(n / 10_000);
+            store.announce(now, &who);
+            if load > 0 {
+                store.announce(now, &Arrival { endpoint: v6(n), ..who });
+            }
+            if n % 20_000 == 0 {
+                store.check_invariants();
+            }
+        }
+        store.check_invariants();
+        let totals = store.totals();
+        assert_eq!(totals.budget_bytes, 4 << 20, "{load}");
+        assert!(totals.bytes <= totals.budget_bytes, "{totals:?}");
+        assert!(totals.evicted_swarms > 0, "{totals:?}");
+        *bytes = totals.bytes;
+    }
+    assert!(bytes[..2].iter().all(|&bytes| bytes > 3 << 20), "{bytes:?}");
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn a_kernel_without_memory_is_asked_again_a_minute_later() {
+    let mut store = store_of_pieces(1);
+    let mut peers = 0..;
+    let mut fill = |store: &mut SwarmStore, now, count| {
+        for peer in peers.by_ref().take(count) {
+            store.announce(Seconds(now), &arrival(peer, peer, LEECHER));
+        }
+        store.refused
+    };
+    assert_eq!(fill(&mut store, 10, 60_000), Some(Seconds(10)));
+    assert_eq!(fill(&mut store, 69, 10_000), Some(Seconds(10)), "too early");
+    assert_eq!(fill(&mut store, 70, 10_000), Some(Seconds(70)), "no more yet");
+    assert_eq!(store.totals().budget_bytes, 2 << 20);
+    // Its minute has passed, and there is more.
+    let mut store = store_of_pieces(2);
+    store.refused = Some(Seconds(10));
+    assert_eq!(
+        (fill(&mut store, 69, 60_000), store.totals().budget_bytes),
+        (Some(Seconds(10)), 2 << 20)
+    );
+    assert_eq!(fill(&mut store, 70, 1_000), None);
+    assert_eq!(store.totals().budget_bytes, 64 << 20);
+    store.check_invariants();
+}
+
 #[test]
 fn a_clock_that_steps_back_lets_nobody_expire() {
     let mut store = store(64 << 20, 10_000);
@@ -365,7 +433,7 @@ fn stopped_and_scrapes_create_nothing() {
         assert!(!store.stop(Seconds(0), &arrival(n, n, LEECHER)));
         assert_eq!(store.find(Seconds(0), &info_hash(n)), None);
     }
-    assert_eq!(store.totals(), Totals::default());
+    assert_eq!(store.totals(), Totals { budget_bytes: 64 << 20, ..Totals::default() });
 }
 
 #[test]

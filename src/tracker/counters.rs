@@ -349,6 +349,7 @@ counters! {
     Gauge None web_store_bytes: "Bytes of these held by WebSocket peers, beside the budget.";
     Gauge Block store_block_bytes: "Bytes held in blocks of up to this size, used or free.";
     Gauge None store_budget_bytes: "Bytes that swarms and peers may take.";
+    Gauge None store_refused_bytes: "Bytes that they may not take because the kernel has no more.";
     Counter None completed: "Downloads that finished.";
     Counter None expired_peers: "Peers that left because they had not announced in time.";
     Counter None evicted_peers: "Peers that made room in a full swarm or a full store.";

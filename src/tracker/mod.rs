@@ -298,6 +298,8 @@ impl Tracker {
         counters.seeders = totals.seeders;
         counters.leechers = totals.leechers;
         counters.store_bytes = [totals.bytes];
+        counters.store_budget_bytes = [totals.budget_bytes];
+        counters.store_refused_bytes = [totals.refused_bytes];
         counters.store_block_bytes = totals.block_bytes;
         counters.expired_peers = [totals.expired_peers];
         counters.evicted_peers = [totals.evicted_peers];
