@@ -1287,6 +1287,21 @@ fn swarms_that_nobody_asks_about_leave_by_ticks() {
 }
 
 #[test]
+fn what_expired_during_a_pause_leaves_with_the_next_tick() {
+    let mut world = World::of(2);
+    for n in 0..5_000 {
+        world.announce(v4(1), &leecher(hash(n), 6_881));
+    }
+    let asked = [world.hash_of(0, 0), world.hash_of(1, 0)];
+    world.sleep(TTL);
+    assert_eq!(world.scrape(v4(2), &asked), [[0, 0, 1]; 2], "to the last second");
+    world.sleep(2);
+    world.tick();
+    let counters = world.counters();
+    assert_eq!((counters.swarms, counters.expired_peers), ([0], [5_000]), "in many slices");
+}
+
+#[test]
 fn a_full_swarm_lets_the_one_go_that_announced_longest_ago() {
     let bounds = Bounds { peers_per_swarm: 10, ..Options::default().bounds };
     let mut world = World::with(Options { bounds, ..Options::default() });

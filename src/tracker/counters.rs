@@ -427,6 +427,7 @@ mod tests {
     #[test]
     fn a_latency_is_in_the_class_of_the_first_bound_that_it_does_not_exceed() {
         let mut cells = [0; LATENCY_CELLS];
+        assert_eq!(cells.len(), LATENCY_BOUNDS.len() + 2, "what is above all, and the sum");
         for (class, bound) in LATENCY_BOUNDS.into_iter().enumerate() {
             for nanoseconds in [bound, bound + 1] {
                 let before = cells;

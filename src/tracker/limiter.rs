@@ -342,4 +342,21 @@ mod tests {
         }
         assert!(flood <= 7, "{flood} in ten seconds");
     }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+    fn who_has_used_up_little_is_forgotten_first_however_long_it_lasts() {
+        // All of two seconds, or three of a thousand.
+        let new_swarms = Rate { burst: 2, per_minute: 60 };
+        let new_peers = Rate { burst: 1_000, per_minute: 60 };
+        let mut limiter = Limiter::new(&Limits { new_swarms, new_peers, ..limits() }, KEY);
+        let (now, mut flood) = (Seconds(10), 0);
+        for number in 0..50_000 {
+            for _ in 0..3 {
+                assert_eq!(limiter.admit(now, source(number + 9), Newcomer::Peer, || 0), Ok(()));
+            }
+            flood += u32::from(limiter.admit(now, source(1), Newcomer::Swarm, || 0).is_ok());
+        }
+        assert_eq!(flood, 2);
+    }
 }

@@ -517,10 +517,7 @@ impl World {
     }
 
     pub fn tick(&mut self) {
-        let now = self.now;
-        for core in 0..self.cores() {
-            while self.on(core, |tracker, exits| tracker.tick(now, exits)) {}
-        }
+        (0..self.cores()).for_each(|core| self.tick_core(core));
         self.settle();
     }
 
@@ -569,7 +566,10 @@ impl World {
     /// One core's second goes by, and no message is delivered.
     pub fn tick_core(&mut self, core: u16) {
         let now = self.now;
-        while self.on(core, |tracker, exits| tracker.tick(now, exits)) {}
+        let mut more = self.on(core, |tracker, exits| tracker.tick(now, exits));
+        while more {
+            more = self.on(core, |tracker, _| tracker.sweep(now));
+        }
     }
 
     pub fn check_invariants(&self) {

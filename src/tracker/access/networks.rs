@@ -156,6 +156,24 @@ mod tests {
     }
 
     #[test]
+    fn a_network_is_covered_if_all_of_it_is() {
+        // Halves that meet are one.
+        let list =
+            NetworkList::parse(b"192.0.2.0/25\n192.0.2.128/25\n2001:db8::/32").expect("good");
+        for (network, covered) in [
+            ("192.0.2.0/24", true),
+            ("192.0.2.64/26", true),
+            ("192.0.2.7/32", true),
+            ("192.0.2.0/23", false),
+            ("192.0.3.0/24", false),
+            ("2001:db8:7::/48", true),
+            ("2001:db8::/31", false),
+        ] {
+            assert_eq!(list.covers(&network.parse().expect("a network")), covered, "{network}");
+        }
+    }
+
+    #[test]
     fn a_mapped_network_is_one_of_ipv4() {
         let list = NetworkList::parse(b"::ffff:192.0.2.0/120\n::ffff:198.51.100.1").expect("good");
         for text in ["192.0.2.9", "198.51.100.1"] {
