@@ -44,8 +44,9 @@ use crate::wire::id::InfoHash;
 /// Seconds between two moments that are kept, and how many: enough to look back a minute.
 const MOMENT_SECONDS: usize = 10;
 const MOMENTS: usize = 7;
-/// A worker does a turn every 250 ms at the least, and tells of it.
-const STUCK_AFTER: Duration = Duration::from_secs(10);
+/// A worker does a turn every 250 ms at the least, and tells of it. Samples are counted, and not
+/// seconds: after a pause of the whole process nobody is stuck.
+const STUCK_AFTER_SAMPLES: u32 = 5;
 /// How long a worker may take to answer a question: it looks for one on every turn.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
@@ -107,11 +108,13 @@ struct Known {
     moved: Vec<Moved>,
 }
 
-/// When a worker was last seen to have done a turn.
+/// Whether a worker goes on.
 #[derive(Clone, Copy, Debug, Default)]
 struct Moved {
+    /// Turns that it had done when it was last looked at.
     turns: u64,
-    at: Duration,
+    /// How often it had done no more than before.
+    still: u32,
 }
 
 impl State {
@@ -161,10 +164,11 @@ impl State {
             kernel: self.reader.read(),
         };
         let mut known = self.known();
-        for (moved, counters) in known.moved.iter_mut().zip(&now.workers) {
-            if moved.turns != counters.turns[0] {
-                *moved = Moved { turns: counters.turns[0], at: now.at };
-            }
+        let workers = now.workers.iter().zip(self.published.iter());
+        for (moved, (counters, worker)) in known.moved.iter_mut().zip(workers) {
+            let turns = counters.turns[0];
+            let is_still = worker.is_serving() && turns == moved.turns;
+            *moved = Moved { turns, still: if is_still { moved.still + 1 } else { 0 } };
         }
         // Workers that have not published yet would look as if they had no memory.
         if known.now.workers.iter().any(|counters| counters.store_budget_bytes[0] == 0) {
@@ -283,17 +287,15 @@ impl State {
     }
 
     /// Whether every worker serves.
-    fn is_serving(&self) -> bool {
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
         self.published.iter().all(|worker| worker.is_serving())
     }
 
-    /// A worker that serves and has not moved for some time.
-    fn stuck(&self) -> Option<usize> {
-        let known = self.known();
-        let is_stuck = |(worker, moved): &(usize, &Moved)| {
-            self.published[*worker].is_serving() && known.now.at - moved.at > STUCK_AFTER
-        };
-        known.moved.iter().enumerate().find(is_stuck).map(|(worker, _)| worker)
+    /// A worker that serves and has not moved for some seconds.
+    #[must_use]
+    pub fn stuck(&self) -> Option<usize> {
+        self.known().moved.iter().position(|moved| moved.still >= STUCK_AFTER_SAMPLES)
     }
 
     /// The public statistics as they are now.

@@ -4,6 +4,7 @@
 //! parts, the machine, the addresses. Then each worker gets a thread, a CPU and an executor of its
 //! own, and the calling thread becomes the control plane until a signal or a worker ends it.
 
+mod manager;
 mod plan;
 mod secrets;
 mod supervision;

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
+use super::manager::Manager;
 use super::{RunError, load_tls};
 use crate::check;
 use crate::config::Config;
@@ -23,6 +24,9 @@ use crate::dataplane::orders::Orders;
 /// How much worse the priority of the control plane is: it has a tenth of a CPU that it shares with
 /// a worker that is busy all the time.
 const BEHIND_WORKERS: i32 = 10;
+
+/// How often to look whether all workers serve.
+const START_POLL: Duration = Duration::from_millis(20);
 
 /// The control plane: one thread's executor, and the signals that it waits for.
 pub(super) struct Supervision {
@@ -58,27 +62,36 @@ impl Supervision {
         // about those that it starts.
         let _ = nice(BEHIND_WORKERS);
         let outcome = executor.block_on(async {
-            let is_watched = !admin.is_empty();
+            let mut manager = Manager::new();
+            let is_watched = !admin.is_empty() || manager.watches();
             let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
             admin::spawn(admin, token, check::admin_connections(files), state).map_err(error)?;
             let mut every_second = tokio::time::interval(Duration::from_secs(1));
             // After a long reload one sample, and not all that were missed within a moment.
             every_second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut soon = tokio::time::interval(START_POLL);
             loop {
                 tokio::select! {
                     _ = every_second.tick() => {
                         lists.tidy();
                         if is_watched {
                             state.sample();
+                            manager.second(state.stuck());
                         }
                         if config.http.stats {
                             let pages = Arc::new(state.pages());
                             orders.iter().for_each(|orders| orders.set_pages(pages.clone()));
                         }
                     }
+                    _ = soon.tick(), if !manager.is_told() => {
+                        if state.is_serving() {
+                            manager.started();
+                        }
+                    }
                     signal = signals.next() => match signal {
                         Signal::Stop(name) => {
                             info!("{name}: stopping");
+                            manager.stopping();
                             return Ok(());
                         }
                         Signal::Reload(name) => reload(config, lists, orders, state, name),
