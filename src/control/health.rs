@@ -159,7 +159,7 @@ fn memory(view: &View<'_>) -> Option<Finding> {
             grouped(refused.div_ceil(1 << 20)),
         );
         let remedy = "Lower swarm.memory, or raise vm.overcommit_ratio or the limit of the unit \
-                      (LimitAS=, LimitDATA=); it is tried again each minute.";
+                      (LimitDATA=); the kernel is asked again each minute.";
         return Some(Finding::new(Level::Problem, "memory", detail, remedy.to_owned()));
     }
     let remedy = "Raise swarm.memory, or shorten swarm.peer_ttl.".to_owned();

@@ -10,24 +10,28 @@ use tracing::{error, warn};
 /// other second would end a tracker that is well.
 const WATCHED_WITHIN_MIN: Duration = Duration::from_secs(2);
 
+const SERVING: NotifyState<'_> = NotifyState::Status("serving peers");
+
 /// The service manager, if there is one.
 #[derive(Debug)]
 pub(super) struct Manager {
     /// It wants to hear of us again and again.
     watches: bool,
     is_told: bool,
-    /// The worker that was last known to be stuck.
+    /// It could not be told.
+    is_deaf: bool,
+    /// The worker that stands still.
     stuck: Option<usize>,
 }
 
 impl Manager {
     /// The manager that started us.
     pub fn new() -> Self {
-        let within = watchdog_enabled();
+        let within = watchdog_enabled().filter(|within| !within.is_zero());
         if within.is_some_and(|within| within < WATCHED_WITHIN_MIN) {
             warn!("the service manager will end this: WatchdogSec= must be 2s at least");
         }
-        Self { watches: within.is_some(), is_told: false, stuck: None }
+        Self { watches: within.is_some(), is_told: false, is_deaf: false, stuck: None }
     }
 
     /// Whether it wants to know how we are.
@@ -43,36 +47,40 @@ impl Manager {
     /// Peers are served from now on.
     pub fn started(&mut self) {
         self.is_told = true;
-        tell(&[NotifyState::Ready, NotifyState::Status("serving peers")]);
+        self.tell(&[NotifyState::Ready, SERVING]);
     }
 
-    /// How we are: call it each second. A worker that is stuck stays so, and its share of the
-    /// swarms with it: the manager is asked to start us anew.
+    /// How we are: call it each second. While a worker stands still the manager hears nothing, and
+    /// loses its patience unless the worker goes on in time.
     pub fn second(&mut self, stuck: Option<usize>) {
-        if let Some(worker) = stuck
-            && self.stuck != stuck
-        {
-            error!("worker {worker} has not moved for some seconds");
-        }
-        self.stuck = stuck;
+        let before = std::mem::replace(&mut self.stuck, stuck);
         match stuck {
-            _ if !self.watches => {}
-            None => tell(&[NotifyState::Watchdog]),
-            Some(worker) => {
-                let status = format!("worker {worker} is stuck");
-                tell(&[NotifyState::Status(&status), NotifyState::WatchdogTrigger]);
+            Some(worker) if before != stuck => {
+                error!("worker {worker} has not moved for some seconds");
+                let status = format!("worker {worker} does not move");
+                self.tell(&[NotifyState::Status(&status)]);
             }
+            None if before.is_some() => {
+                warn!("all workers move again");
+                self.tell(&[SERVING]);
+            }
+            _ => {}
+        }
+        if self.watches && stuck.is_none() {
+            self.tell(&[NotifyState::Watchdog]);
         }
     }
 
     /// The end has begun.
-    pub fn stopping(&self) {
-        tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
+    pub fn stopping(&mut self) {
+        self.tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
     }
-}
 
-fn tell(state: &[NotifyState<'_>]) {
-    if let Err(source) = notify(state) {
-        warn!("the service manager was not told {state:?}: {source}");
+    fn tell(&mut self, state: &[NotifyState<'_>]) {
+        if let Err(source) = notify(state)
+            && !std::mem::replace(&mut self.is_deaf, true)
+        {
+            warn!("the service manager cannot be told {state:?}: {source}");
+        }
     }
 }

@@ -39,7 +39,7 @@ use crate::dataplane::ring::Sizes;
 use crate::dataplane::socket::{self, BindError};
 use crate::dataplane::worker::{Parts, Worker, boot_seconds};
 use crate::dataplane::{mailbox, probe, steering};
-use crate::swarm::{HashKey, NoAddressSpace};
+use crate::swarm::{HashKey, NoMemory};
 use crate::tracker::Setup;
 use crate::tracker::access::Access;
 use crate::tracker::connection_id::ConnectionIds;
@@ -456,10 +456,10 @@ fn spawn(
             Err(error) => Err(io::Error::other(format!("its executor cannot be made: {error}"))),
         };
         if let Err(source) = served {
-            let is_limit = source.get_ref().is_some_and(|refusal| refusal.is::<NoAddressSpace>());
-            let error = match source {
-                source if is_limit => RunError::Machine(source.to_string()),
-                source => RunError::Io { what: "a worker ended", source },
+            let refusal = source.get_ref().and_then(|refusal| refusal.downcast_ref());
+            let error = match refusal {
+                Some(limit @ NoMemory::AddressSpace(_)) => RunError::Machine(limit.to_string()),
+                Some(NoMemory::Any) | None => RunError::Io { what: "a worker ended", source },
             };
             // The other end is gone only if the process is ending already.
             let _ = ended.send(error);

@@ -1,7 +1,7 @@
 //! What runs beside the workers, on the thread that started them: operators are answered, signals
 //! are obeyed.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit, nice};
@@ -25,6 +25,11 @@ use crate::dataplane::orders::Orders;
 /// a worker that is busy all the time.
 const BEHIND_WORKERS: i32 = 10;
 
+/// Threads that read files for operators, and the stack of each: there has to be room for them when
+/// the kernel has no more memory for swarms.
+const READERS: usize = 4;
+const READER_STACK_BYTES: usize = 1 << 20;
+
 /// How often to look whether all workers serve.
 const START_POLL: Duration = Duration::from_millis(20);
 
@@ -38,7 +43,12 @@ impl Supervision {
     /// From here on signals wait until [`Supervision::run`] takes them.
     pub fn new() -> Result<Self, RunError> {
         let error = |source| RunError::Io { what: "starting the control plane", source };
-        let executor = Builder::new_current_thread().enable_all().build().map_err(error)?;
+        let executor = Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(READERS)
+            .thread_stack_size(READER_STACK_BYTES)
+            .build()
+            .map_err(error)?;
         let signals = {
             let _guard = executor.enter();
             Signals::new().map_err(error)?
@@ -53,7 +63,7 @@ impl Supervision {
         (admin, token): (Vec<Bound>, Option<&Token>),
         state: &State,
         lists: &Lists,
-        orders: &[Arc<Orders>],
+        orders: &Arc<[Arc<Orders>]>,
         endings: &mut UnboundedReceiver<RunError>,
     ) -> Result<(), RunError> {
         let error = |source| RunError::Io { what: "starting the control plane", source };
@@ -63,6 +73,13 @@ impl Supervision {
         let _ = nice(BEHIND_WORKERS);
         let outcome = executor.block_on(async {
             let mut manager = Manager::new();
+            // One after the other, so that what was read last is in force.
+            let reload = Arc::new(Mutex::new(Reload {
+                config: config.clone(),
+                lists: lists.clone(),
+                orders: orders.clone(),
+                state: state.clone(),
+            }));
             let is_watched = !admin.is_empty() || manager.watches();
             let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
             admin::spawn(admin, token, check::admin_connections(files), state).map_err(error)?;
@@ -94,7 +111,14 @@ impl Supervision {
                             manager.stopping();
                             return Ok(());
                         }
-                        Signal::Reload(name) => reload(config, lists, orders, state, name),
+                        // Millions of hashes take seconds, and so may files that lie elsewhere:
+                        // operators are to be answered meanwhile.
+                        Signal::Reload(name) => {
+                            let reload = reload.clone();
+                            tokio::task::spawn_blocking(move || {
+                                reload.lock().unwrap_or_else(PoisonError::into_inner).run(name);
+                            });
+                        }
                     },
                     ended = endings.recv() => return ended.map_or(Ok(()), Err),
                 }
@@ -106,18 +130,19 @@ impl Supervision {
     }
 }
 
-/// Reads lists and certificates again; what is bad leaves the old in force.
-fn reload(
-    config: &Config,
-    lists: &Lists,
-    orders: &[Arc<Orders>],
-    state: &State,
-    signal: &'static str,
-) {
-    let lists = lists.clone();
-    // Millions of hashes take seconds, in which operators are to be answered.
-    tokio::task::spawn_blocking(move || {
-        let reloaded = lists.reload();
+/// What a reload reads, and whom it tells.
+struct Reload {
+    config: Config,
+    lists: Lists,
+    orders: Arc<[Arc<Orders>]>,
+    state: State,
+}
+
+impl Reload {
+    /// Reads certificates and lists again; what is bad leaves the old in force.
+    fn run(&self, signal: &'static str) {
+        self.read_certificates(signal);
+        let reloaded = self.lists.reload();
         if reloaded.is_empty() {
             info!("{signal}: there is no access list to read again");
         }
@@ -130,14 +155,17 @@ fn reload(
                 Err(error) => warn!("{signal}: the old {} stays in force: {error}", name.key()),
             }
         }
-    });
-    match load_tls(config) {
-        Ok(None) => {}
-        Ok(Some(loaded)) => {
-            orders.iter().for_each(|orders| orders.set_tls(loaded.config.clone()));
-            state.set_certificates(loaded.ends);
-            info!("{signal}: the certificates have been read again");
+    }
+
+    fn read_certificates(&self, signal: &'static str) {
+        match load_tls(&self.config) {
+            Ok(None) => {}
+            Ok(Some(loaded)) => {
+                self.orders.iter().for_each(|orders| orders.set_tls(loaded.config.clone()));
+                self.state.set_certificates(loaded.ends);
+                info!("{signal}: the certificates have been read again");
+            }
+            Err(error) => warn!("{signal}: the old certificates stay in force: {error}"),
         }
-        Err(error) => warn!("{signal}: the old certificates stay in force: {error}"),
     }
 }

@@ -54,6 +54,7 @@ impl SwarmStore {
     /// Returns whether there is more to do now.
     pub fn sweep(&mut self, now: Seconds) -> bool {
         let now = self.pass_time(now);
+        self.look_for_memory(now);
         let spans = self.swarms.lists.slab.spans();
         let round = (self.bounds.peer_ttl_secs / ROUNDS).clamp(ROUND_SECS.0, ROUND_SECS.1);
         let elapsed = now.since(self.sweep.until).min(round) as usize;

@@ -20,26 +20,33 @@ pub const PIECE_BYTES: usize = 2 << 20;
 /// Words of a piece.
 pub const PIECE_WORDS: usize = PIECE_BYTES / size_of::<u32>();
 
-/// The process may not have as much address space as memory was asked for.
+/// What the kernel refuses to a store that is to be made.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct NoAddressSpace {
-    /// What was asked for.
-    pub bytes: usize,
+pub enum NoMemory {
+    /// So many bytes of address space: the process may not have as many.
+    AddressSpace(usize),
+    /// The first bytes of memory, few as they are: it commits to no more.
+    Any,
 }
 
-impl fmt::Display for NoAddressSpace {
+impl fmt::Display for NoMemory {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mebibytes = self.bytes >> 20;
-        write!(
-            out,
-            "{mebibytes} MiB of address space, twice a worker's share of swarm.memory, cannot be \
-             had: lower that, or raise the limit of virtual memory (ulimit -v, \
-             vm.overcommit_ratio)"
-        )
+        match self {
+            Self::AddressSpace(bytes) => write!(
+                out,
+                "{} MiB of address space, twice a worker's share of swarm.memory, cannot be had: \
+                 lower that, or raise the limit of virtual memory (ulimit -v)",
+                bytes >> 20
+            ),
+            Self::Any => out.write_str(
+                "the kernel commits to no memory for swarms: see vm.overcommit_memory, and the \
+                 limit of data (ulimit -d)",
+            ),
+        }
     }
 }
 
-impl Error for NoAddressSpace {}
+impl Error for NoMemory {}
 
 /// Memory of our own, as words. Its address space is reserved at once, so that it never moves; it
 /// grows by pieces, of which the kernel makes huge pages if it has them.
@@ -55,8 +62,9 @@ impl Memory {
     ///
     /// # Errors
     /// If the process may not have as much address space.
-    pub fn reserve(bytes: usize) -> Result<Self, NoAddressSpace> {
-        let mapping = Mapping::new(bytes.div_ceil(PIECE_BYTES)).ok_or(NoAddressSpace { bytes })?;
+    pub fn reserve(bytes: usize) -> Result<Self, NoMemory> {
+        let mapping = Mapping::new(bytes.div_ceil(PIECE_BYTES));
+        let mapping = mapping.ok_or(NoMemory::AddressSpace(bytes))?;
         Ok(Self { mapping, words: 0 })
     }
 
@@ -384,7 +392,7 @@ mod tests {
     #[cfg(not(miri))]
     fn more_than_there_can_be_is_refused() {
         let bytes = 1 << 60;
-        assert_eq!(Memory::reserve(bytes).err(), Some(NoAddressSpace { bytes }));
+        assert_eq!(Memory::reserve(bytes).err(), Some(NoMemory::AddressSpace(bytes)));
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub mod web;
 pub use announce::Company;
 pub use class::GROUPS;
 pub use hash::HashKey;
-pub use machine::NoAddressSpace;
+pub use machine::NoMemory;
 pub use peers::Report;
 pub use sample::{Chunk, Sample};
 pub use survey::{FoundPeer, LARGEST, SIZES};
@@ -41,6 +41,7 @@ use self::expiry::Sweep;
 use self::hash::Hasher;
 use self::layout::Clock;
 use self::peers::Census;
+use self::room::peers_of_half;
 use self::sample::{BUCKETS_MAX, Bucket, Choice, apportion, apportion_two};
 use self::slab::Block;
 use self::survey::Survey;
@@ -207,8 +208,6 @@ pub struct SwarmStore {
 }
 
 impl SwarmStore {
-    /// Bytes that a peer may cost in a large swarm: endpoint, stamp, id and index entry, with room.
-    const PEER_BYTES_MAX: usize = 64;
     /// Bytes that blocks can name.
     const MEMORY_BYTES_MAX: usize = 15 << 30;
 
@@ -219,11 +218,10 @@ impl SwarmStore {
     ///
     /// # Errors
     /// If the process may not have the address space, twice as much as the memory.
-    pub fn new(mut bounds: Bounds, key: HashKey, rng: Rng) -> Result<Self, NoAddressSpace> {
+    pub fn new(mut bounds: Bounds, key: HashKey, rng: Rng) -> Result<Self, NoMemory> {
         bounds.memory_bytes = bounds.memory_bytes.min(Self::MEMORY_BYTES_MAX);
-        let half = bounds.memory_bytes / 2 / Self::PEER_BYTES_MAX;
-        bounds.peers_per_swarm =
-            bounds.peers_per_swarm.min(u32::try_from(half).unwrap_or(u32::MAX)).max(1);
+        let half = peers_of_half(bounds.memory_bytes);
+        bounds.peers_per_swarm = bounds.peers_per_swarm.min(half).max(1);
         let swarms = Swarms::new(Hasher::new(key), bounds.memory_bytes, bounds.keep_peer_ids)?;
         Ok(Self {
             bounds,
@@ -387,7 +385,7 @@ impl SwarmStore {
     fn is_full(&self, swarm: Block) -> bool {
         let lists = &self.swarms.lists;
         let len: u32 = self.swarms.lists_of(swarm).map(|list| lists.census(list).len).sum();
-        len >= self.bounds.peers_per_swarm
+        len >= self.peers_per_swarm()
     }
 
     /// Removes a peer. Its list goes if it was the last; the first list of the swarm stays.

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::slab::Slab;
 use super::{Arrival, Bounds, Counts, HashKey, Report, SwarmStore, Wish};
 use crate::rng::Rng;
 use crate::time::Seconds;
@@ -138,6 +139,8 @@ struct World {
     peers: u32,
     peers_per_swarm: u32,
     memory_bytes: usize,
+    /// Pieces of 2 MiB that the kernel has.
+    pieces: usize,
     /// All peers of one scope, so that every peer sees every other.
     one_scope: bool,
     /// Announces and stops come in bursts of so many peers.
@@ -146,13 +149,17 @@ struct World {
     compare_every: usize,
 }
 
-const WORLDS: [World; 5] = [
+/// More pieces than any world needs.
+const PLENTY: usize = 64;
+
+const WORLDS: [World; 7] = [
     // Several swarms of all families and scopes.
     World {
         swarms: 4,
         peers: 256,
         peers_per_swarm: 10_000,
         memory_bytes: 64 << 20,
+        pieces: PLENTY,
         one_scope: false,
         burst: 1,
         compare_every: 1,
@@ -163,6 +170,7 @@ const WORLDS: [World; 5] = [
         peers: 256,
         peers_per_swarm: 100,
         memory_bytes: 64 << 20,
+        pieces: PLENTY,
         one_scope: true,
         burst: 1,
         compare_every: 1,
@@ -173,6 +181,7 @@ const WORLDS: [World; 5] = [
         peers: 4_096,
         peers_per_swarm: 2_500,
         memory_bytes: 64 << 20,
+        pieces: PLENTY,
         one_scope: true,
         burst: 150,
         compare_every: 16,
@@ -183,6 +192,7 @@ const WORLDS: [World; 5] = [
         peers: 32,
         peers_per_swarm: 10_000,
         memory_bytes: 3 << 20,
+        pieces: PLENTY,
         one_scope: false,
         burst: 500,
         compare_every: 16,
@@ -193,6 +203,28 @@ const WORLDS: [World; 5] = [
         peers: 800,
         peers_per_swarm: 10_000,
         memory_bytes: 4 << 20,
+        pieces: PLENTY,
+        one_scope: false,
+        burst: 500,
+        compare_every: 16,
+    },
+    // The same two where the kernel has less memory than they may use.
+    World {
+        swarms: 60_000,
+        peers: 32,
+        peers_per_swarm: 10_000,
+        memory_bytes: 64 << 20,
+        pieces: 1,
+        one_scope: false,
+        burst: 500,
+        compare_every: 16,
+    },
+    World {
+        swarms: 256,
+        peers: 800,
+        peers_per_swarm: 10_000,
+        memory_bytes: 64 << 20,
+        pieces: 1,
         one_scope: false,
         burst: 500,
         compare_every: 16,
@@ -252,6 +284,9 @@ pub fn check(bytes: &[u8]) {
         model: Model::default(),
         now: Seconds(0),
     };
+    if world.pieces < PLENTY {
+        both.store.swarms.lists.slab = Slab::of_pieces(world.pieces);
+    }
     for (step, op) in bytes.chunks_exact(4).enumerate() {
         let &[kind, hash, peer, flags] = op else { unreachable!("chunks of four") };
         let number = u32::from(u16::from_be_bytes([hash, peer]));

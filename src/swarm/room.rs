@@ -11,14 +11,13 @@
 //! makes the budget smaller: what there is has to do, until it is asked again.
 
 use super::class::Class;
-use super::slab::{Block, SPAN_BYTES};
+use super::slab::{Block, RESERVE_SPANS, SPAN_BYTES};
 use super::{Arrival, SwarmStore};
 use crate::time::Seconds;
 
-/// Spans that one announce may need at the most: blocks of three classes, and those of a table that
-/// grows.
-const RESERVE_SPANS: usize = 6;
 const RESERVE_BYTES: usize = RESERVE_SPANS * SPAN_BYTES;
+/// Bytes that a peer may cost in a large swarm: endpoint, stamp, id and index entry, with room.
+const PEER_BYTES_MAX: usize = 64;
 /// Spans that one announce clears at the most, while the kernel has more; the next goes on.
 const SPANS_PER_CALL: u32 = 8;
 /// Seconds after which a kernel that had no more memory is asked again.
@@ -27,6 +26,12 @@ const ASK_AGAIN_SECS: u32 = 60;
 /// Swarms on probation go first where they are at least one in so many. Fewer are no flood but
 /// newcomers, and would leave before their second peer comes.
 const PROBATION_ONE_IN: usize = 32;
+
+/// Peers of one swarm that half of some memory holds for certain.
+#[must_use]
+pub(super) fn peers_of_half(bytes: usize) -> u32 {
+    u32::try_from(bytes / 2 / PEER_BYTES_MAX).unwrap_or(u32::MAX)
+}
 
 /// Who goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -51,12 +56,19 @@ impl SwarmStore {
         !fits
     }
 
-    /// Has the spans ready that an announce may need: in the middle of one it is too late to ask.
+    /// Asks for the spans that an announce may need: in the middle of one it is too late.
     #[cold]
     fn ask_for_memory(&mut self, now: Seconds) {
         if self.refused.is_none_or(|then| now.since(then) >= ASK_AGAIN_SECS) {
             let grown = self.swarms.lists.slab.grow();
             self.refused = (!grown).then_some(now);
+        }
+    }
+
+    /// Asks again if the kernel had no more memory the last time, and that is a while ago.
+    pub(super) fn look_for_memory(&mut self, now: Seconds) {
+        if self.refused.is_some() {
+            self.ask_for_memory(now);
         }
     }
 
@@ -66,12 +78,19 @@ impl SwarmStore {
         self.refused.map_or(0, |_| self.bounds.memory_bytes.saturating_sub(there))
     }
 
+    /// Peers of one swarm: it may have half of the memory at the most.
+    pub(super) fn peers_per_swarm(&self) -> u32 {
+        let there = self.bounds.memory_bytes - self.refused_bytes();
+        self.bounds.peers_per_swarm.min(peers_of_half(there))
+    }
+
     /// Whether there is memory to spare, or an announce needs none of it.
     pub(super) fn fits(&self, arrival: &Arrival) -> bool {
         let Arrival { info_hash, endpoint, scope, .. } = arrival;
-        let may = self.swarms.bytes() + RESERVE_BYTES <= self.bounds.memory_bytes;
-        may && self.swarms.lists.slab.free_spans() >= RESERVE_SPANS
-            || self.swarms.fits(info_hash, endpoint, *scope)
+        // What expires on the way may change what is needed: the reserve has to be there.
+        self.swarms.lists.slab.free_spans() >= RESERVE_SPANS
+            && (self.swarms.bytes() + RESERVE_BYTES <= self.bounds.memory_bytes
+                || self.swarms.fits(info_hash, endpoint, *scope))
     }
 
     #[cold]

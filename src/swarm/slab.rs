@@ -13,12 +13,18 @@
 use std::num::NonZeroU32;
 
 use super::class::{CLASSES, Class, GROUPS};
-use super::machine::{Memory, NoAddressSpace, PIECE_BYTES, prefetch_lines};
+use super::machine::{Memory, NoMemory, PIECE_BYTES, prefetch_lines};
 
 /// Bytes of a span.
 pub const SPAN_BYTES: usize = 64 * 1_024;
 /// Spans of one piece.
 const SPANS_PER_PIECE: usize = PIECE_BYTES / SPAN_BYTES;
+/// Spans that one announce may need at the most: blocks of three classes, and those of a table that
+/// grows. What only saves memory leaves as many.
+pub const RESERVE_SPANS: usize = 6;
+/// Bytes that the rest of the process has from the kernel when it has no more for swarms: stacks of
+/// threads, what connections need.
+const HEADROOM_BYTES: usize = 4 * PIECE_BYTES;
 /// Bytes of a word: blocks begin at words.
 const WORD: usize = size_of::<u32>();
 /// Words of a span, a power of two.
@@ -77,6 +83,12 @@ impl Block {
     pub fn span(self) -> usize {
         self.at() / SPAN_WORDS
     }
+}
+
+/// As much as others may need, if the kernel has it.
+fn headroom() -> Option<Memory> {
+    let mut memory = Memory::reserve(HEADROOM_BYTES).ok()?;
+    (0..HEADROOM_BYTES / PIECE_BYTES).all(|_| memory.grow()).then_some(memory)
 }
 
 /// Blocks of a class in one span.
@@ -150,6 +162,8 @@ pub struct Slab {
     spare: Option<usize>,
     /// Blocks marked.
     marked: usize,
+    /// Memory that nobody uses, while the kernel has more.
+    headroom: Option<Memory>,
 }
 
 impl Slab {
@@ -157,12 +171,11 @@ impl Slab {
     ///
     /// # Errors
     /// If the process may not have address space for it.
-    pub fn new(bytes: usize) -> Result<Self, NoAddressSpace> {
+    pub fn new(bytes: usize) -> Result<Self, NoMemory> {
         // Address space costs nothing, and to be without it would be the end: so there is twice as
         // much, though only announces may go above `bytes`, and make room before they do.
-        let bytes_reserved = 2 * bytes + 16 * PIECE_BYTES;
         let mut slab = Self {
-            memory: Memory::reserve(bytes_reserved)?,
+            memory: Memory::reserve(2 * bytes + 16 * PIECE_BYTES)?,
             spans: Vec::new(),
             piece_spans: Vec::new(),
             with_room: [[NONE; CLASSES]; 2],
@@ -173,13 +186,14 @@ impl Slab {
             given_up: 0,
             spare: None,
             marked: 0,
+            headroom: None,
         };
         // The first piece at once: without any there is no store.
-        if slab.grow() { Ok(slab) } else { Err(NoAddressSpace { bytes: bytes_reserved }) }
+        if slab.grow() { Ok(slab) } else { Err(NoMemory::Any) }
     }
 
     /// Where the kernel commits to so many pieces and no more.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub fn of_pieces(pieces: usize) -> Self {
         let mut slab = Self::new(0).expect("address space");
         slab.memory = Memory::reserve(pieces * PIECE_BYTES).expect("address space");
@@ -242,11 +256,14 @@ impl Slab {
         self.spans.len() - self.spans_in_use
     }
 
-    /// Asks the kernel for spans, a piece of them. Returns whether they are there.
+    /// Asks the kernel for spans, a piece of them. Returns whether they are there. If not, others
+    /// have the headroom, and it is the first that is asked for the next time.
     #[must_use]
     pub fn grow(&mut self) -> bool {
-        let grown = self.memory.grow();
+        let headroom = self.headroom.take().or_else(headroom);
+        let grown = headroom.is_some() && self.memory.grow();
         if grown {
+            self.headroom = headroom;
             self.spans.resize(self.memory.pieces() * SPANS_PER_PIECE, UNUSED);
             self.piece_spans.push(0);
         }
@@ -312,10 +329,10 @@ impl Slab {
     }
 
     /// Whether it is worth it to move something to a block of a class only because the other is too
-    /// large: not if that would need a span more than there may be, or than there is.
+    /// large: not if that would need a span more than there may be, or one of the reserve.
     #[must_use]
     pub fn can_save(&self, usage: Use, class: Class) -> bool {
-        self.spans_in_use < self.spans_enough && self.free_spans() > 0
+        self.spans_in_use < self.spans_enough && self.free_spans() > RESERVE_SPANS
             || self.has_room(usage, class)
     }
 
@@ -605,6 +622,18 @@ mod tests {
         assert!(slab.can_save(Use::Swarms, first), "there is room in a span of its class");
         slab.free(block);
         assert!(slab.can_save(Use::Swarms, third), "the span was given up");
+    }
+
+    #[test]
+    fn what_only_saves_memory_leaves_the_reserve() {
+        let mut slab = Slab::of_pieces(1);
+        let [large, small] = [8_192, 100].map(Class::of);
+        while slab.free_spans() > RESERVE_SPANS {
+            assert!(slab.can_save(Use::Swarms, small));
+            let _ = slab.allocate(Use::Parts, large);
+        }
+        assert!(!slab.can_save(Use::Swarms, small));
+        assert!(slab.can_save(Use::Parts, large), "there is room in a span of its class");
     }
 
     #[test]

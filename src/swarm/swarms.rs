@@ -6,7 +6,7 @@
 
 use super::hash::Hasher;
 use super::lists::{Lists, head_of};
-use super::machine::NoAddressSpace;
+use super::machine::NoMemory;
 use super::slab::{Block, Slab};
 use super::table::{Home, Keys, Table};
 use crate::wire::addr::{Endpoint, Family, Scope};
@@ -30,7 +30,7 @@ impl Swarms {
     ///
     /// # Errors
     /// If the process may not have address space for them.
-    pub fn new(hasher: Hasher, bytes: usize, keep_ids: bool) -> Result<Self, NoAddressSpace> {
+    pub fn new(hasher: Hasher, bytes: usize, keep_ids: bool) -> Result<Self, NoMemory> {
         Ok(Self { lists: Lists::new(hasher, bytes, keep_ids)?, index: Table::new() })
     }
 

@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::{ProptestConfig, any, proptest};
 
 use super::class::Class;
-use super::slab::{Slab, Use};
+use super::slab::{RESERVE_SPANS, Slab, Use};
 use super::*;
 
 const LEECHER: Report = Report { seeder: false, partial: false, completed: false };
@@ -81,7 +81,9 @@ proptest! {
         ops in vec((1_u8..16, any::<u8>(), any::<u8>(), any::<u8>()), 0..300 / SHORTER),
     ) {
         let ops = ops.iter().flat_map(|&(kind, high, low, flags)| [kind, high, low, flags]);
-        model::check(&[4].into_iter().chain(ops).collect::<Vec<u8>>());
+        for world in [4, 6] {
+            model::check(&[world].into_iter().chain(ops.clone()).collect::<Vec<u8>>());
+        }
     }
 
     #[test]
@@ -89,7 +91,9 @@ proptest! {
         ops in vec((1_u8..16, any::<u8>(), any::<u8>(), any::<u8>()), 0..150 / SHORTER),
     ) {
         let ops = ops.iter().flat_map(|&(kind, high, low, flags)| [kind, high, low, flags]);
-        model::check(&[3].into_iter().chain(ops).collect::<Vec<u8>>());
+        for world in [3, 5] {
+            model::check(&[world].into_iter().chain(ops.clone()).collect::<Vec<u8>>());
+        }
     }
 }
 
@@ -375,7 +379,7 @@ fn a_kernel_without_memory_is_asked_again_a_minute_later() {
     assert_eq!(fill(&mut store, 70, 10_000), Some(Seconds(70)), "no more yet");
     assert_eq!(store.totals().budget_bytes, 2 << 20);
     // Its minute has passed, and there is more.
-    let mut store = store_of_pieces(2);
+    let mut store = store_of_pieces(3);
     store.refused = Some(Seconds(10));
     assert_eq!(
         (fill(&mut store, 69, 60_000), store.totals().budget_bytes),
@@ -384,6 +388,90 @@ fn a_kernel_without_memory_is_asked_again_a_minute_later() {
     assert_eq!(fill(&mut store, 70, 1_000), None);
     assert_eq!(store.totals().budget_bytes, 64 << 20);
     store.check_invariants();
+    // Nobody new has to come for that.
+    store.refused = Some(Seconds(70));
+    store.sweep(Seconds(129));
+    assert_eq!(store.refused, Some(Seconds(70)));
+    store.sweep(Seconds(130));
+    assert_eq!(store.refused, None);
+}
+
+/// Whatever comes in which order: nothing needs a span that is not there.
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn a_store_without_more_memory_lives_through_everything() {
+    for seed in 0..6 {
+        let mut rng = Rng::new(seed);
+        let bounds = Bounds {
+            memory_bytes: 64 << 20,
+            peers_per_swarm: if seed % 2 == 0 { 300 } else { 100_000 },
+            peer_ttl_secs: 100,
+            keep_peer_ids: seed % 3 == 0,
+        };
+        let mut store = SwarmStore::new(bounds, HashKey(1, 2), Rng::new(3)).expect("memory");
+        store.swarms.lists.slab = Slab::of_pieces(1);
+        let (mut now, mut refused) = (0, false);
+        for step in 0..150_000 {
+            // Many swarms of a few peers, a few of many, and times at which those take over.
+            let swarms = [30_000, 400, 3][(step / 20_000) % 3];
+            let (swarm, peer) = (rng.below(swarms), rng.below(600_000 / swarms));
+            let who = arrival(swarm, peer, if rng.below(4) == 0 { SEEDER } else { LEECHER });
+            let v6 = Ipv6Addr::from(u128::from(peer) | 0x2600 << 112);
+            let endpoint =
+                if rng.below(3) == 0 { Endpoint::new(v6.into(), 1) } else { who.endpoint };
+            let who = Arrival { endpoint, ..who };
+            if rng.below(10) == 0 {
+                store.stop(Seconds(now), &who);
+            } else {
+                store.announce(Seconds(now), &who);
+            }
+            refused |= store.refused.is_some();
+            if rng.below(1_000) == 0 {
+                now += rng.below(40);
+                if rng.below(2) == 0 {
+                    store.sweep(Seconds(now));
+                }
+            }
+            if step % 10_000 == 0 {
+                store.check_invariants();
+            }
+        }
+        assert!(refused, "{seed}");
+    }
+}
+
+/// A swarm that has room may expire within the announce, and need another block.
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn the_reserve_is_there_however_little_an_announce_seems_to_need() {
+    let mut store = store_of_pieces(1);
+    for n in 0..20_000 {
+        for peer in 0..n % 3 + 1 {
+            store.announce(Seconds(0), &arrival(n, peer, LEECHER));
+        }
+    }
+    let slab = &mut store.swarms.lists.slab;
+    while slab.free_spans() > 0 {
+        let _ = slab.allocate(Use::Parts, Class::of(8_192));
+    }
+    let has_room = |who: &Arrival| store.swarms.fits(&who.info_hash, &who.endpoint, who.scope);
+    let newcomer = (0..20_000).map(|n| arrival(n, 9, LEECHER)).find(has_room).expect("somewhere");
+    assert!(!store.fits(&newcomer));
+    assert!(store.make_room(Seconds(0), &newcomer));
+    assert!(store.swarms.lists.slab.free_spans() >= RESERVE_SPANS);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn one_swarm_takes_half_of_what_the_kernel_has_at_the_most() {
+    let mut store = store_of_pieces(1);
+    for peer in 0..400_000 {
+        store.announce(Seconds(0), &arrival(0, peer << 3, LEECHER));
+    }
+    // It may have had more than half when the kernel refused. Since then its oldest peers leave.
+    let totals = store.totals();
+    assert!(totals.evicted_swarms <= 1, "{totals:?}");
+    assert_eq!(totals.leechers[0], u64::from(room::peers_of_half(2 << 20)));
 }
 
 #[test]

@@ -42,7 +42,7 @@ use self::web::{RelayKey, WebConnections};
 use crate::limits::UDP_REPLY_BYTES_MAX;
 use crate::rng::Rng;
 use crate::swarm::web::{Place, WebBounds, WebStore};
-use crate::swarm::{Bounds, HashKey, NoAddressSpace, SwarmStore};
+use crate::swarm::{Bounds, HashKey, NoMemory, SwarmStore};
 use crate::time::Seconds;
 use crate::wire::id::InfoHash;
 
@@ -160,7 +160,7 @@ impl Tracker {
     ///
     /// # Errors
     /// If the process may not have the address space for them.
-    pub fn new(setup: Setup) -> Result<Self, NoAddressSpace> {
+    pub fn new(setup: Setup) -> Result<Self, NoMemory> {
         let store_budget_bytes = [setup.bounds.memory_bytes as u64];
         let counters = Counters { store_budget_bytes, ..Counters::default() };
         let web_bounds = WebBounds {

@@ -6,7 +6,7 @@ use super::class::{BLOCK_BYTES_MAX, Class};
 use super::hash::Hasher;
 use super::large::{Large, LargeList, Runs};
 use super::layout::{Clock, Columns, HEAD_BYTES, HEAD_WORDS, Head, SMALL_MAX, Shape, room};
-use super::machine::{LINE_BYTES, NoAddressSpace, prefetch};
+use super::machine::{LINE_BYTES, NoMemory, prefetch};
 use super::peers::{Census, List, News, Refresh, Refreshed, Renewed, oldest_age};
 use super::slab::{Block, Slab, Use};
 use super::small::{Small, census_of, position_of, position_of_v4};
@@ -86,7 +86,7 @@ impl Lists {
     ///
     /// # Errors
     /// If the process may not have address space for them.
-    pub fn new(hasher: Hasher, bytes: usize, keep_ids: bool) -> Result<Self, NoAddressSpace> {
+    pub fn new(hasher: Hasher, bytes: usize, keep_ids: bool) -> Result<Self, NoMemory> {
         Ok(Self {
             slab: Slab::new(bytes)?,
             hasher,
