@@ -17,6 +17,9 @@ use self::standin::Mapping;
 
 /// Bytes of a piece: one huge page.
 pub const PIECE_BYTES: usize = 2 << 20;
+/// Bytes that the rest of the process has from the kernel when it has no more for swarms: stacks of
+/// threads, what connections need.
+const HEADROOM_BYTES: usize = 4 * PIECE_BYTES;
 /// Words of a piece.
 pub const PIECE_WORDS: usize = PIECE_BYTES / size_of::<u32>();
 
@@ -66,6 +69,13 @@ impl Memory {
         let mapping = Mapping::new(bytes.div_ceil(PIECE_BYTES));
         let mapping = mapping.ok_or(NoMemory::AddressSpace(bytes))?;
         Ok(Self { mapping, words: 0 })
+    }
+
+    /// As much as others may need, if the kernel has it: they can have it once this is dropped.
+    #[must_use]
+    pub fn headroom() -> Option<Self> {
+        let mut memory = Self::reserve(HEADROOM_BYTES).ok()?;
+        (0..HEADROOM_BYTES / PIECE_BYTES).all(|_| memory.grow()).then_some(memory)
     }
 
     /// Pieces that may be used.

@@ -65,9 +65,10 @@ impl SwarmStore {
         }
     }
 
-    /// Asks again if the kernel had no more memory the last time, and that is a while ago.
+    /// Asks again if the kernel had no more memory the last time, and for more than the reserve, so
+    /// that lists which become shorter can move.
     pub(super) fn look_for_memory(&mut self, now: Seconds) {
-        if self.refused.is_some() {
+        if self.refused.is_some() || self.swarms.lists.slab.free_spans() < 2 * RESERVE_SPANS {
             self.ask_for_memory(now);
         }
     }

@@ -22,9 +22,6 @@ const SPANS_PER_PIECE: usize = PIECE_BYTES / SPAN_BYTES;
 /// Spans that one announce may need at the most: blocks of three classes, and those of a table that
 /// grows. What only saves memory leaves as many.
 pub const RESERVE_SPANS: usize = 6;
-/// Bytes that the rest of the process has from the kernel when it has no more for swarms: stacks of
-/// threads, what connections need.
-const HEADROOM_BYTES: usize = 4 * PIECE_BYTES;
 /// Bytes of a word: blocks begin at words.
 const WORD: usize = size_of::<u32>();
 /// Words of a span, a power of two.
@@ -83,12 +80,6 @@ impl Block {
     pub fn span(self) -> usize {
         self.at() / SPAN_WORDS
     }
-}
-
-/// As much as others may need, if the kernel has it.
-fn headroom() -> Option<Memory> {
-    let mut memory = Memory::reserve(HEADROOM_BYTES).ok()?;
-    (0..HEADROOM_BYTES / PIECE_BYTES).all(|_| memory.grow()).then_some(memory)
 }
 
 /// Blocks of a class in one span.
@@ -260,7 +251,7 @@ impl Slab {
     /// have the headroom, and it is the first that is asked for the next time.
     #[must_use]
     pub fn grow(&mut self) -> bool {
-        let headroom = self.headroom.take().or_else(headroom);
+        let headroom = self.headroom.take().or_else(Memory::headroom);
         let grown = headroom.is_some() && self.memory.grow();
         if grown {
             self.headroom = headroom;

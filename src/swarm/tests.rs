@@ -396,6 +396,27 @@ fn a_kernel_without_memory_is_asked_again_a_minute_later() {
     assert_eq!(store.refused, None);
 }
 
+/// Lists that become shorter need blocks of other classes before theirs are free.
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn memory_goes_back_though_all_of_it_is_in_use() {
+    let mut store = store(64 << 20, 10_000);
+    for peer in 0..20 {
+        for swarm in 0..20_000 {
+            store.announce(Seconds(peer / 10 * 100), &arrival(swarm, peer, LEECHER));
+        }
+    }
+    let full = store.totals().bytes;
+    // Half of the peers of each swarm expire.
+    for second in 3_001..3_060 {
+        while store.sweep(Seconds(second)) {}
+    }
+    assert_eq!(store.totals().leechers[0], 200_000);
+    let half = store.totals().bytes;
+    assert!(half < full * 3 / 4, "{half} of {full} bytes are left");
+    store.check_invariants();
+}
+
 /// Whatever comes in which order: nothing needs a span that is not there.
 #[test]
 #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
