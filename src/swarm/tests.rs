@@ -396,6 +396,87 @@ fn a_kernel_without_memory_is_asked_again_a_minute_later() {
     assert_eq!(store.refused, None);
 }
 
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn who_expired_stays_so_when_stamps_wrap_around_and_nobody_sweeps() {
+    // Stamps of this store have a unit of a second and 14 bits.
+    let mut store = store(1 << 20, 10_000);
+    store.announce(Seconds(0), &arrival(0, 1, LEECHER));
+    for now in (0..(1 << 14) + 1_000).step_by(990) {
+        store.announce(Seconds(now), &arrival(1, 2, LEECHER));
+    }
+    let now = Seconds((1 << 14) + 1_000);
+    assert_eq!(store.find(now, &info_hash(0)), None);
+    let handle = store.find(now, &info_hash(1)).expect("its peer came again and again");
+    assert_eq!(store.counts(handle).leechers, 1);
+}
+
+#[test]
+fn a_large_list_that_becomes_small_is_what_it_was() {
+    let bounds = Bounds { keep_peer_ids: true, ..store(64 << 20, 10_000).bounds };
+    let mut store = SwarmStore::new(bounds, HashKey(7, 8), Rng::new(9)).expect("memory");
+    for (swarm, is_v4) in [(1, true), (2, false)] {
+        let who = |peer: u32| {
+            let report = Report { partial: peer % 5 == 1, ..[SEEDER, LEECHER][peer as usize % 2] };
+            let v6 = Ipv6Addr::from(u128::from(peer) | 0x2600 << 112).into();
+            let who = arrival(swarm, peer, report);
+            let ip = if is_v4 { who.endpoint.ip() } else { v6 };
+            Arrival {
+                endpoint: Endpoint::new(ip, 9),
+                peer_id: PeerId([peer.to_be_bytes()[3]; 20]),
+                ..who
+            }
+        };
+        for peer in 0..400 {
+            store.announce(Seconds(0), &who(peer));
+        }
+        let before = *store.swarms.lists.head(store.swarms.find(&info_hash(swarm)).expect("there"));
+        assert!(before.is_large());
+        for peer in 30..400 {
+            assert!(store.stop(Seconds(1), &who(peer)));
+            store.check_invariants();
+        }
+        let head = *store.swarms.lists.head(store.swarms.find(&info_hash(swarm)).expect("there"));
+        assert!(!head.is_large() && head.is_first());
+        assert_eq!(head.is_on_probation(), before.is_on_probation());
+        let handle = store.find(Seconds(1), &info_hash(swarm)).expect("it has peers");
+        let counts = Counts { seeders: 15, leechers: 15, partial: 3, completed: 0 };
+        assert_eq!(store.counts(handle), counts);
+        let mut found = Vec::new();
+        let all = Wish { family: None, ..wish(None, false, 100) };
+        store.sample(handle, &all).each(|chunk| {
+            let endpoints = chunk.endpoints().chunks_exact(chunk.family().endpoint_bytes());
+            found.extend(endpoints.map(<[u8]>::to_vec).zip(chunk.ids().iter().copied()));
+        });
+        found.sort_unstable();
+        let expected = (0..30).map(who).map(|who| (who.endpoint.as_bytes().to_vec(), who.peer_id));
+        assert!(found.into_iter().eq(expected));
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn what_large_lists_have_elsewhere_counts() {
+    let mut store = store(64 << 20, 1_000_000);
+    for swarm in 0..100 {
+        for peer in 0..200 {
+            store.announce(Seconds(0), &arrival(swarm, peer, LEECHER));
+        }
+    }
+    let beside = |store: &SwarmStore| store.swarms.lists.bytes() - store.swarms.lists.slab.bytes();
+    let places = beside(&store);
+    assert!((100 * 100..200 * 400).contains(&places), "{places}");
+    for peer in 200..60_000 {
+        store.announce(Seconds(0), &arrival(0, peer, LEECHER));
+    }
+    // The runs of the longest, and the shards of its index.
+    assert!(beside(&store) > places + 60_000 / 560 * 8 + 100, "{} {places}", beside(&store));
+    let totals = store.totals();
+    let of_blocks: u64 = totals.block_bytes.iter().sum();
+    assert_eq!(of_blocks, store.swarms.lists.slab.bytes() as u64);
+    assert!(of_blocks < totals.bytes);
+}
+
 /// Lists that become shorter need blocks of other classes before theirs are free.
 #[test]
 #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
