@@ -201,3 +201,18 @@ pub fn oldest_age(stamps: &[u16], now: u16) -> Option<u16> {
     let oldest = stamps.iter().fold(0, |oldest, &stamp| Clock::age(now, stamp).max(oldest));
     (!stamps.is_empty()).then_some(oldest)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_position_is_chosen_by_as_many_picks() {
+        let mut chosen = [0; 12];
+        for pick in 0..0x1000 {
+            chosen[choose(pick << 20, (4, 12)) as usize] += 1;
+        }
+        assert_eq!(chosen, [0, 0, 0, 0, 512, 512, 512, 512, 512, 512, 512, 512]);
+        assert_eq!(choose(u32::MAX, (4, 12)), 11);
+    }
+}

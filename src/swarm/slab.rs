@@ -616,6 +616,29 @@ mod tests {
     }
 
     #[test]
+    fn room_is_counted_besides_a_span_and_used_in_the_other_first() {
+        let (mut slab, class) = (Slab::new(1 << 20).expect("memory"), Class::of(8_192));
+        let blocks: Vec<Block> = (0..24).map(|_| slab.allocate(Use::Swarms, class)).collect();
+        // Eight in each of three spans, of which one stays full.
+        for block in [&blocks[..3], &blocks[8..10]].concat() {
+            slab.free(block);
+        }
+        let [first, second, full] = [0, 8, 16].map(|at| blocks[at].span());
+        assert_eq!(slab.room_besides(class, full, 100), 5);
+        assert_eq!(slab.room_besides(class, first, 100), 2);
+        assert_eq!(slab.room_besides(class, second, 100), 3);
+        assert!((1..=5).contains(&slab.room_besides(class, full, 1)), "no further than that");
+        assert!(!slab.use_last(full));
+        for (last, before) in [(first, second), (second, first)] {
+            assert!(slab.use_last(last));
+            let block = slab.allocate(Use::Swarms, class);
+            assert_eq!(block.span(), before);
+            slab.free(block);
+            slab.check_invariants();
+        }
+    }
+
+    #[test]
     fn what_only_saves_memory_leaves_the_reserve() {
         let mut slab = Slab::of_pieces(1);
         let [large, small] = [8_192, 100].map(Class::of);

@@ -576,6 +576,22 @@ mod tests {
     }
 
     #[test]
+    fn shards_are_united_as_entries_leave() {
+        let (mut slab, mut table) = (Slab::new(16 << 20).expect("memory"), Table::new());
+        let hash_of = |_: &Slab, value| good(value);
+        for value in 0..20_000 {
+            table.insert(&mut slab, good(value), value, &hash_of);
+        }
+        let most = table.shards.len();
+        for value in 1_000..20_000 {
+            table.remove(&mut slab, good(value), value, &hash_of);
+        }
+        let least = 1_000 / UNITE_BELOW;
+        assert!(most > 5 * least && table.shards.len() <= least + 1, "{}", table.shards.len());
+        table.check_invariants(&slab, good);
+    }
+
+    #[test]
     fn a_search_ends_where_every_bucket_was_passed_by() {
         let (mut slab, mut table) = (Slab::new(1 << 20).expect("address space"), Table::new());
         // Each bucket takes in twelve of its own and passes one on.

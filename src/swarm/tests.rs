@@ -6,6 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::{ProptestConfig, any, proptest};
 
 use super::class::Class;
+use super::layout::SMALL_MAX;
 use super::slab::{RESERVE_SPANS, Slab, Use};
 use super::*;
 
@@ -412,6 +413,32 @@ fn who_expired_stays_so_when_stamps_wrap_around_and_nobody_sweeps() {
 }
 
 #[test]
+fn a_list_is_small_as_far_as_a_scan_is_quick() {
+    let mut store = store(64 << 20, 10_000);
+    let mut is_large = |peer| {
+        store.announce(Seconds(0), &arrival(0, peer, LEECHER));
+        let swarm = store.swarms.find(&info_hash(0)).expect("it has peers");
+        store.swarms.lists.head(swarm).is_large()
+    };
+    let small = u32::try_from(SMALL_MAX).expect("a few");
+    assert!((0..small).all(|peer| !is_large(peer)));
+    assert!(is_large(small));
+}
+
+#[test]
+fn after_a_long_pause_nobody_is_left_and_no_memory() {
+    let mut store = store(64 << 20, 10_000);
+    for n in 0..300 {
+        store.announce(Seconds(0), &arrival(n, n, LEECHER));
+    }
+    store.sweep(Seconds(3_001));
+    let totals = store.totals();
+    assert_eq!((totals.swarms, totals.expired_peers), (0, 300));
+    assert_eq!((totals.bytes, totals.leechers), (0, [0; 2]));
+    store.check_invariants();
+}
+
+#[test]
 fn a_large_list_that_becomes_small_is_what_it_was() {
     let bounds = Bounds { keep_peer_ids: true, ..store(64 << 20, 10_000).bounds };
     let mut store = SwarmStore::new(bounds, HashKey(7, 8), Rng::new(9)).expect("memory");
@@ -471,6 +498,9 @@ fn what_large_lists_have_elsewhere_counts() {
     }
     // The runs of the longest, and the shards of its index.
     assert!(beside(&store) > places + 60_000 / 560 * 8 + 100, "{} {places}", beside(&store));
+    let before = beside(&store);
+    (50..100).for_each(|swarm| store.forget(&info_hash(swarm)));
+    assert!(beside(&store) > before, "their places wait for others");
     let totals = store.totals();
     let of_blocks: u64 = totals.block_bytes.iter().sum();
     assert_eq!(of_blocks, store.swarms.lists.slab.bytes() as u64);

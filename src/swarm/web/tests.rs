@@ -158,6 +158,34 @@ fn a_full_swarm_loses_one_that_announced_long_ago() {
 }
 
 #[test]
+fn what_one_more_would_take_is_what_it_takes() {
+    let mut store = store(1);
+    for (n, is_there) in [(0, false), (1, true), (2, true)] {
+        let swarm = store.find_swarm(&hash(0));
+        assert_eq!(swarm.is_some(), is_there);
+        let expected = store.bytes() + store.bytes_of_one(swarm);
+        store.announce(Seconds(1), &arrival(0, n, 0, false)).expect("room");
+        assert_eq!(store.bytes(), expected);
+    }
+}
+
+#[test]
+fn a_swarm_that_has_lost_most_of_its_peers_gives_memory_back() {
+    let bounds = WebBounds { peers_per_swarm: 1_000, ..bounds() };
+    let mut store = WebStore::new(bounds, HashKey(1, 2), Rng::new(3));
+    for n in 0..1_000 {
+        store.announce(Seconds(1), &arrival(0, n, 0, false)).expect("room");
+    }
+    for n in 10..1_000 {
+        assert!(store.leave(Seconds(1), &hash(0), arrival(0, n, 0, false).place, &PeerId([0; 20])));
+    }
+    let swarm = store.find_swarm(&hash(0)).expect("ten are there");
+    let members = &store.swarms.get(swarm).members;
+    assert_eq!(members.len(), 10);
+    assert!((30..40).contains(&members.capacity()), "{}", members.capacity());
+}
+
+#[test]
 #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn without_memory_newcomers_are_refused_and_the_others_stay() {
     let mut store =
