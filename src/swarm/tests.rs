@@ -528,6 +528,23 @@ fn memory_goes_back_though_all_of_it_is_in_use() {
     store.check_invariants();
 }
 
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn a_sweep_has_twice_the_reserve_ready() {
+    let mut store = store(64 << 20, 10_000);
+    let mut peers = 0..;
+    for free in [2 * RESERVE_SPANS, 2 * RESERVE_SPANS - 1] {
+        while store.swarms.lists.slab.free_spans() > free {
+            let peer = peers.next().expect("endless");
+            store.announce(Seconds(0), &arrival(peer, peer, LEECHER));
+        }
+        let before = store.swarms.lists.slab.bytes_there();
+        store.sweep(Seconds(1));
+        let grown = store.swarms.lists.slab.bytes_there() - before;
+        assert_eq!(grown, if free < 2 * RESERVE_SPANS { 2 << 20 } else { 0 });
+    }
+}
+
 /// Whatever comes in which order: nothing needs a span that is not there.
 #[test]
 #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
