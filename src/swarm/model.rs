@@ -152,6 +152,21 @@ struct World {
 /// More pieces than any world needs.
 const PLENTY: usize = 64;
 
+/// More swarms than there is memory for.
+const MANY: World = World {
+    swarms: 60_000,
+    peers: 32,
+    peers_per_swarm: 10_000,
+    memory_bytes: 3 << 20,
+    pieces: PLENTY,
+    one_scope: false,
+    burst: 500,
+    compare_every: 16,
+};
+
+/// Swarms of all families and scopes, small and large, more than there is memory for.
+const ALL_SIZES: World = World { swarms: 256, peers: 800, memory_bytes: 4 << 20, ..MANY };
+
 const WORLDS: [World; 7] = [
     // Several swarms of all families and scopes.
     World {
@@ -186,49 +201,11 @@ const WORLDS: [World; 7] = [
         burst: 150,
         compare_every: 16,
     },
-    // More swarms than there is memory for.
-    World {
-        swarms: 60_000,
-        peers: 32,
-        peers_per_swarm: 10_000,
-        memory_bytes: 3 << 20,
-        pieces: PLENTY,
-        one_scope: false,
-        burst: 500,
-        compare_every: 16,
-    },
-    // Swarms of all families and scopes, small and large, more than there is memory for.
-    World {
-        swarms: 256,
-        peers: 800,
-        peers_per_swarm: 10_000,
-        memory_bytes: 4 << 20,
-        pieces: PLENTY,
-        one_scope: false,
-        burst: 500,
-        compare_every: 16,
-    },
+    MANY,
+    ALL_SIZES,
     // The same two where the kernel has less memory than they may use.
-    World {
-        swarms: 60_000,
-        peers: 32,
-        peers_per_swarm: 10_000,
-        memory_bytes: 64 << 20,
-        pieces: 1,
-        one_scope: false,
-        burst: 500,
-        compare_every: 16,
-    },
-    World {
-        swarms: 256,
-        peers: 800,
-        peers_per_swarm: 10_000,
-        memory_bytes: 64 << 20,
-        pieces: 1,
-        one_scope: false,
-        burst: 500,
-        compare_every: 16,
-    },
+    World { memory_bytes: 64 << 20, pieces: 1, ..MANY },
+    World { memory_bytes: 64 << 20, pieces: 1, ..ALL_SIZES },
 ];
 
 impl World {
