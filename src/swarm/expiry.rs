@@ -235,3 +235,24 @@ impl SwarmStore {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{LEECHER, arrival, store};
+    use super::super::{Bounds, HashKey};
+    use super::*;
+    use crate::rng::Rng;
+
+    #[test]
+    fn the_hand_goes_over_everything_eight_times_in_a_peers_life() {
+        for (peer_ttl_secs, round) in [(3_000, 375), (60, 16), (7_200, 512)] {
+            let bounds = Bounds { peer_ttl_secs, ..store(1 << 20, 10).bounds };
+            let mut store = SwarmStore::new(bounds, HashKey(1, 2), Rng::new(3)).expect("memory");
+            store.announce(Seconds(0), &arrival(0, 1, LEECHER));
+            assert!(!store.sweep(Seconds(round / 2)));
+            let spans = store.swarms.lists.slab.spans();
+            let part = (spans * (round / 2) as usize).div_ceil(round as usize);
+            assert_eq!(store.sweep.span, part, "of {spans}, {peer_ttl_secs} s");
+        }
+    }
+}

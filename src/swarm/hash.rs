@@ -165,4 +165,25 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn all_that_names_a_web_peer_and_its_source_is_in_the_hash() {
+        let hasher = Hasher::new(HashKey(1, 2));
+        let mut seen = std::collections::BTreeSet::new();
+        let mut sources = seen.clone();
+        let place = |core, connection| Place { core, connection };
+        for n in 1..100 {
+            let peer_id = PeerId([n; 20]);
+            let (far, n) = (u64::from(n) << 32, u32::from(n));
+            assert!(seen.insert(hasher.member(0, place(0, 0), &peer_id)));
+            assert!(seen.insert(hasher.member(n, place(0, 0), &PeerId([0; 20]))));
+            for connection in [far, u64::from(n)] {
+                assert!(seen.insert(hasher.member(0, place(0, connection), &PeerId([0; 20]))));
+                assert!(sources.insert(hasher.source(0, connection)));
+            }
+            let core = u16::try_from(n).expect("few");
+            assert!(seen.insert(hasher.member(0, place(core, 0), &PeerId([0; 20]))));
+            assert!(sources.insert(hasher.source(n, 0)));
+        }
+    }
 }

@@ -493,3 +493,48 @@ impl List for LargeList<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::super::hash::HashKey;
+    use super::*;
+
+    fn endpoint(peer: u32) -> Endpoint {
+        Endpoint::new(Ipv4Addr::from(peer).into(), 1)
+    }
+
+    /// The blocks of the runs say what was needed.
+    #[test]
+    fn runs_grow_when_they_must_and_shrink_when_half_is_empty() {
+        let mut slab = Slab::new(16 << 20).expect("memory");
+        let hasher = Hasher::new(HashKey(1, 2));
+        let mut large = Large::new(&mut slab, Shape::new(Family::V4, false), SMALL_MAX);
+        let most = 2_500;
+        for peer in 0..most {
+            let new = endpoint(peer);
+            let fits = large.fits(&hasher, &new);
+            let in_index = large.index.fits(hasher.endpoint(&new));
+            let before = large.runs.blocks.clone();
+            assert_eq!(large.push(&mut slab, &hasher, new.as_bytes()), peer);
+            assert_eq!(fits, in_index && large.runs.blocks == before, "{peer}");
+        }
+        assert_eq!(large.runs.blocks.len(), 3);
+        let mut moves = 0;
+        let least = u32::try_from(SMALL_MAX).expect("few") / 2;
+        for peer in (least..most).rev() {
+            let last = *large.runs.blocks.last().expect("one at least");
+            large.remove(&mut slab, &hasher, peer);
+            moves += u32::from(large.runs.blocks.last() != Some(&last));
+            assert!(!large.is_at(&slab, peer, &endpoint(peer)), "it has gone");
+            assert!(large.is_at(&slab, peer - 1, &endpoint(peer - 1)));
+            let in_last = large.runs.locate(peer).1;
+            let room = large.runs.last_room;
+            assert!(in_last < SMALL_MAX / 2 || room <= 2 * in_last + 2, "{in_last} of {room}");
+        }
+        large.check_invariants(&slab, &hasher);
+        // Two runs go, and each is halved some times.
+        assert!((6..=16).contains(&moves), "{moves}");
+    }
+}

@@ -206,3 +206,6 @@ impl SwarmStore {
         self.totals.evicted_swarms += 1;
     }
 }
+
+#[cfg(test)]
+mod tests;

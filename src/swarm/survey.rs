@@ -249,4 +249,26 @@ mod tests {
         let largest = store.survey().largest();
         assert!(largest.iter().filter(|hash| hash.0[2] == 3 && hash.0[3] > 0x84).count() >= 30);
     }
+
+    #[test]
+    fn a_swarm_is_as_large_as_all_of_its_lists() {
+        use crate::swarm::Arrival;
+        use crate::swarm::tests::{LEECHER, arrival, store};
+
+        let mut store = store(1 << 20, 1_000);
+        for peer in 0..14 {
+            let who = arrival(0, peer, LEECHER);
+            let ip = std::net::Ipv6Addr::new(0x2600, 1, 0, 0, 0, 0, 0, 1).into();
+            let v6 = Endpoint::new(ip, 1 + u16::try_from(peer).expect("few"));
+            let endpoint = if peer < 10 { who.endpoint } else { v6 };
+            store.announce(Seconds(0), &Arrival { endpoint, ..who });
+        }
+        // Twice around.
+        for second in 1..=750 {
+            store.sweep(Seconds(second));
+        }
+        let mut expected = [0; SIZES];
+        expected[3] = 1;
+        assert_eq!(store.survey().sizes(), expected);
+    }
 }

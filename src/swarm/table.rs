@@ -576,6 +576,19 @@ mod tests {
     }
 
     #[test]
+    fn what_fits_needs_no_memory_and_what_does_not_fit_does() {
+        let (mut slab, mut table) = (Slab::new(16 << 20).expect("memory"), Table::new());
+        let blocks = |table: &Table| -> Vec<(Block, u16)> {
+            table.shards.iter().map(|shard| (shard.block, shard.buckets)).collect()
+        };
+        for value in 0..5_000 {
+            let (fits, before) = (table.fits(good(value)), blocks(&table));
+            table.insert(&mut slab, good(value), value, &|_: &Slab, value| good(value));
+            assert_eq!(fits, blocks(&table) == before, "{value}");
+        }
+    }
+
+    #[test]
     fn shards_are_united_as_entries_leave() {
         let (mut slab, mut table) = (Slab::new(16 << 20).expect("memory"), Table::new());
         let hash_of = |_: &Slab, value| good(value);

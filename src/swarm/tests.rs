@@ -7,11 +7,12 @@ use proptest::prelude::{ProptestConfig, any, proptest};
 
 use super::class::Class;
 use super::layout::SMALL_MAX;
-use super::slab::{RESERVE_SPANS, Slab, Use};
+use super::slab::Use;
 use super::*;
+use crate::limits::ENDPOINT_V4_BYTES;
 
-const LEECHER: Report = Report { seeder: false, partial: false, completed: false };
-const SEEDER: Report = Report { seeder: true, partial: false, completed: false };
+pub(super) const LEECHER: Report = Report { seeder: false, partial: false, completed: false };
+pub(super) const SEEDER: Report = Report { seeder: true, partial: false, completed: false };
 
 /// How much shorter scripts are under Miri, which runs all code a thousand times slower.
 const SHORTER: usize = if cfg!(miri) { 64 } else { 1 };
@@ -20,19 +21,19 @@ const fn cases(count: u32) -> u32 {
     if cfg!(miri) { 1 } else { count }
 }
 
-fn store(memory_bytes: usize, peers_per_swarm: u32) -> SwarmStore {
+pub(super) fn store(memory_bytes: usize, peers_per_swarm: u32) -> SwarmStore {
     let bounds =
         Bounds { memory_bytes, peers_per_swarm, peer_ttl_secs: 3_000, keep_peer_ids: false };
     SwarmStore::new(bounds, HashKey(7, 8), Rng::new(9)).expect("address space")
 }
 
-fn info_hash(n: u32) -> InfoHash {
+pub(super) fn info_hash(n: u32) -> InfoHash {
     let mut hash = [0; 20];
     hash[..4].copy_from_slice(&n.to_be_bytes());
     InfoHash(hash)
 }
 
-fn arrival(hash: u32, peer: u32, report: Report) -> Arrival {
+pub(super) fn arrival(hash: u32, peer: u32, report: Report) -> Arrival {
     Arrival {
         info_hash: info_hash(hash),
         endpoint: Endpoint::new(Ipv4Addr::from(0x0100_0000 + peer).into(), 6881),
@@ -224,181 +225,6 @@ fn a_full_swarm_loses_the_peer_that_announced_longest_ago() {
 
 #[test]
 #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
-fn a_flood_of_invented_hashes_displaces_itself() {
-    let budget = 4 << 20;
-    let mut store = store(budget, 10_000);
-    for now in 0..20 {
-        for swarm in 0..200 {
-            for peer in 0..5 {
-                store.announce(Seconds(now), &arrival(swarm, peer, LEECHER));
-            }
-        }
-        for fake in 0..10_000 {
-            let hash = 1_000_000 + now * 10_000 + fake;
-            store.announce(Seconds(now), &arrival(hash, fake, LEECHER));
-        }
-    }
-    store.check_invariants();
-    let totals = store.totals();
-    assert!(totals.bytes <= budget as u64, "{totals:?}");
-    assert!(totals.evicted_swarms > 0);
-    for swarm in 0..200 {
-        let handle = store.find(Seconds(20), &info_hash(swarm)).expect("a real swarm stays");
-        assert_eq!(store.counts(handle).leechers, 5);
-    }
-}
-
-#[test]
-#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
-fn announcing_twice_or_from_two_ports_does_not_make_a_swarm_real() {
-    let budget = 4 << 20;
-    let mut store = store(budget, 10_000);
-    for swarm in 0..200 {
-        for peer in 0..2 {
-            store.announce(Seconds(0), &arrival(swarm, peer, LEECHER));
-        }
-    }
-    for fake in 0..120_000 {
-        let first = arrival(1_000_000 + fake, 9, LEECHER);
-        let other_port = Endpoint::new(first.endpoint.ip(), 7_000);
-        store.announce(Seconds(1), &first);
-        store.announce(Seconds(2), &first);
-        store.announce(Seconds(3), &Arrival { endpoint: other_port, ..first });
-    }
-    store.check_invariants();
-    assert!(store.totals().evicted_swarms > 0);
-    for swarm in 0..200 {
-        assert!(store.find(Seconds(4), &info_hash(swarm)).is_some(), "a real swarm stays");
-    }
-}
-
-/// Each swarm has a further list in the smallest class, and nobody is on probation.
-#[test]
-#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
-fn swarms_of_both_families_leave_when_the_budget_is_full() {
-    let budget = 4 << 20;
-    let mut store = store(budget, 10_000);
-    for n in 0..100_000 {
-        let v4 = arrival(n, 1, LEECHER);
-        let v6 = Endpoint::new(std::net::Ipv6Addr::new(0x2600, 1, 0, 0, 0, 0, 0, 1).into(), 1);
-        store.announce(Seconds(0), &Arrival { endpoint: v6, ..v4 });
-        store.announce(Seconds(0), &v4);
-    }
-    store.check_invariants();
-    assert!(store.totals().evicted_swarms > 40_000, "{:?}", store.totals());
-    assert!(store.totals().swarms > 20_000, "{:?}", store.totals());
-}
-
-/// No size is common, and all are established.
-#[test]
-#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
-fn swarms_of_all_sizes_leave_when_the_budget_is_full() {
-    let budget = 4 << 20;
-    let mut store = store(budget, 10_000);
-    for n in 0..3_000 {
-        for peer in 0..n % 200 {
-            store.announce(Seconds(n / 100), &arrival(n, peer << 8, LEECHER));
-        }
-    }
-    store.check_invariants();
-    assert!(store.totals().evicted_swarms > 500, "{:?}", store.totals());
-    assert!(store.totals().bytes > budget as u64 / 2, "{:?}", store.totals());
-}
-
-/// What one announce removes is no more than it needs.
-#[test]
-#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
-fn large_swarms_leave_one_at_a_time() {
-    let mut store = store(16 << 20, 1_000_000);
-    for peer in 0..40_000 {
-        for n in 0..40 {
-            store.announce(Seconds(peer / 100), &arrival(n, peer << 8, LEECHER));
-            if store.totals().evicted_swarms > 0 {
-                assert_eq!(store.totals().evicted_swarms, 1);
-                assert!(store.totals().bytes > 14 << 20);
-                return;
-            }
-        }
-    }
-    panic!("the budget was never full");
-}
-
-/// A store that may hold 64 MiB, on a kernel that commits to so many pieces of 2 MiB.
-fn store_of_pieces(pieces: usize) -> SwarmStore {
-    let mut store = store(64 << 20, 1_000_000);
-    store.swarms.lists.slab = Slab::of_pieces(pieces);
-    store
-}
-
-#[test]
-#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
-fn memory_that_the_kernel_does_not_have_is_done_without() {
-    let v6 = |n: u32| Endpoint::new(Ipv6Addr::from(u128::from(n) << 64 | 0x2600 << 112).into(), 1);
-    let mut bytes = [0; 3];
-    // Invented hashes; swarms of all sizes, of both families; large swarms.
-    for (load, bytes) in bytes.iter_mut().enumerate() {
-        let mut store = store_of_pieces(2);
-        assert_eq!(store.totals().budget_bytes, 64 << 20);
-        for n in 0..160_000_u32 {
-            let who = match load {
-                0 => arrival(n, n, LEECHER),
-                1 => arrival(n / 400 * 400 + (n % 400).isqrt(), n, SEEDER),
-                _ => arrival(n % 4, n, LEECHER),
-            };
-            let now = Seconds(n / 10_000);
-            store.announce(now, &who);
-            if load > 0 {
-                store.announce(now, &Arrival { endpoint: v6(n), ..who });
-            }
-            if n % 20_000 == 0 {
-                store.check_invariants();
-            }
-        }
-        store.check_invariants();
-        let totals = store.totals();
-        assert_eq!(totals.budget_bytes, 4 << 20, "{load}");
-        assert!(totals.bytes <= totals.budget_bytes, "{totals:?}");
-        assert!(totals.evicted_swarms > 0, "{totals:?}");
-        *bytes = totals.bytes;
-    }
-    assert!(bytes[..2].iter().all(|&bytes| bytes > 3 << 20), "{bytes:?}");
-}
-
-#[test]
-#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
-fn a_kernel_without_memory_is_asked_again_a_minute_later() {
-    let mut store = store_of_pieces(1);
-    let mut peers = 0..;
-    let mut fill = |store: &mut SwarmStore, now, count| {
-        for peer in peers.by_ref().take(count) {
-            store.announce(Seconds(now), &arrival(peer, peer, LEECHER));
-        }
-        store.refused
-    };
-    assert_eq!(fill(&mut store, 10, 60_000), Some(Seconds(10)));
-    assert_eq!(fill(&mut store, 69, 10_000), Some(Seconds(10)), "too early");
-    assert_eq!(fill(&mut store, 70, 10_000), Some(Seconds(70)), "no more yet");
-    assert_eq!(store.totals().budget_bytes, 2 << 20);
-    // Its minute has passed, and there is more.
-    let mut store = store_of_pieces(3);
-    store.refused = Some(Seconds(10));
-    assert_eq!(
-        (fill(&mut store, 69, 60_000), store.totals().budget_bytes),
-        (Some(Seconds(10)), 2 << 20)
-    );
-    assert_eq!(fill(&mut store, 70, 1_000), None);
-    assert_eq!(store.totals().budget_bytes, 64 << 20);
-    store.check_invariants();
-    // Nobody new has to come for that.
-    store.refused = Some(Seconds(70));
-    store.sweep(Seconds(129));
-    assert_eq!(store.refused, Some(Seconds(70)));
-    store.sweep(Seconds(130));
-    assert_eq!(store.refused, None);
-}
-
-#[test]
-#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn who_expired_stays_so_when_stamps_wrap_around_and_nobody_sweeps() {
     // Stamps of this store have a unit of a second and 14 bits.
     let mut store = store(1 << 20, 10_000);
@@ -529,101 +355,6 @@ fn memory_goes_back_though_all_of_it_is_in_use() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
-fn a_sweep_has_twice_the_reserve_ready() {
-    let mut store = store(64 << 20, 10_000);
-    let mut peers = 0..;
-    for free in [2 * RESERVE_SPANS, 2 * RESERVE_SPANS - 1] {
-        while store.swarms.lists.slab.free_spans() > free {
-            let peer = peers.next().expect("endless");
-            store.announce(Seconds(0), &arrival(peer, peer, LEECHER));
-        }
-        let before = store.swarms.lists.slab.bytes_there();
-        store.sweep(Seconds(1));
-        let grown = store.swarms.lists.slab.bytes_there() - before;
-        assert_eq!(grown, if free < 2 * RESERVE_SPANS { 2 << 20 } else { 0 });
-    }
-}
-
-/// Whatever comes in which order: nothing needs a span that is not there.
-#[test]
-#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
-fn a_store_without_more_memory_lives_through_everything() {
-    for seed in 0..6 {
-        let mut rng = Rng::new(seed);
-        let bounds = Bounds {
-            memory_bytes: 64 << 20,
-            peers_per_swarm: if seed % 2 == 0 { 300 } else { 100_000 },
-            peer_ttl_secs: 100,
-            keep_peer_ids: seed % 3 == 0,
-        };
-        let mut store = SwarmStore::new(bounds, HashKey(1, 2), Rng::new(3)).expect("memory");
-        store.swarms.lists.slab = Slab::of_pieces(1);
-        let (mut now, mut refused) = (0, false);
-        for step in 0..150_000 {
-            // Many swarms of a few peers, a few of many, and times at which those take over.
-            let swarms = [30_000, 400, 3][(step / 20_000) % 3];
-            let (swarm, peer) = (rng.below(swarms), rng.below(600_000 / swarms));
-            let who = arrival(swarm, peer, if rng.below(4) == 0 { SEEDER } else { LEECHER });
-            let v6 = Ipv6Addr::from(u128::from(peer) | 0x2600 << 112);
-            let endpoint =
-                if rng.below(3) == 0 { Endpoint::new(v6.into(), 1) } else { who.endpoint };
-            let who = Arrival { endpoint, ..who };
-            if rng.below(10) == 0 {
-                store.stop(Seconds(now), &who);
-            } else {
-                store.announce(Seconds(now), &who);
-            }
-            refused |= store.refused.is_some();
-            if rng.below(1_000) == 0 {
-                now += rng.below(40);
-                if rng.below(2) == 0 {
-                    store.sweep(Seconds(now));
-                }
-            }
-            if step % 10_000 == 0 {
-                store.check_invariants();
-            }
-        }
-        assert!(refused, "{seed}");
-    }
-}
-
-/// A swarm that has room may expire within the announce, and need another block.
-#[test]
-#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
-fn the_reserve_is_there_however_little_an_announce_seems_to_need() {
-    let mut store = store_of_pieces(1);
-    for n in 0..20_000 {
-        for peer in 0..n % 3 + 1 {
-            store.announce(Seconds(0), &arrival(n, peer, LEECHER));
-        }
-    }
-    let slab = &mut store.swarms.lists.slab;
-    while slab.free_spans() > 0 {
-        let _ = slab.allocate(Use::Parts, Class::of(8_192));
-    }
-    let has_room = |who: &Arrival| store.swarms.fits(&who.info_hash, &who.endpoint, who.scope);
-    let newcomer = (0..20_000).map(|n| arrival(n, 9, LEECHER)).find(has_room).expect("somewhere");
-    assert!(!store.fits(&newcomer));
-    assert!(store.make_room(Seconds(0), &newcomer));
-    assert!(store.swarms.lists.slab.free_spans() >= RESERVE_SPANS);
-}
-
-#[test]
-#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
-fn one_swarm_takes_half_of_what_the_kernel_has_at_the_most() {
-    let mut store = store_of_pieces(1);
-    for peer in 0..400_000 {
-        store.announce(Seconds(0), &arrival(0, peer << 3, LEECHER));
-    }
-    // It may have had more than half when the kernel refused. Since then its oldest peers leave.
-    let totals = store.totals();
-    assert!(totals.evicted_swarms <= 1, "{totals:?}");
-    assert_eq!(totals.leechers[0], u64::from(room::peers_of_half(2 << 20)));
-}
-
-#[test]
 fn a_clock_that_steps_back_lets_nobody_expire() {
     let mut store = store(64 << 20, 10_000);
     store.announce(Seconds(100), &arrival(0, 1, LEECHER));
@@ -671,18 +402,6 @@ fn stopped_and_scrapes_create_nothing() {
         assert_eq!(store.find(Seconds(0), &info_hash(n)), None);
     }
     assert_eq!(store.totals(), Totals { budget_bytes: 64 << 20, ..Totals::default() });
-}
-
-#[test]
-#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
-fn one_swarm_takes_half_of_the_budget_at_the_most() {
-    let mut store = store(1 << 20, 1_000_000);
-    for peer in 0..50_000 {
-        store.announce(Seconds(0), &arrival(0, peer, LEECHER));
-    }
-    store.check_invariants();
-    assert!(store.totals().bytes <= 1 << 20);
-    assert!(store.totals().evicted_peers > 0);
 }
 
 #[test]
@@ -896,4 +615,51 @@ fn peers_of_one_source_are_counted_and_in_large_swarms_estimated() {
         assert!((800..=4_000).contains(&about), "{about} for 2,000");
     }
     assert_eq!(of(&mut store, Endpoint::new(Ipv4Addr::new(9, 9, 9, 8).into(), 99)), 0);
+}
+
+/// Where a source's peers are found does not depend on where in the list they lie.
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn a_look_at_some_peers_may_fall_on_any() {
+    let mut store = store(64 << 20, 1_000_000);
+    // Of every 640 in the order in which they came, the second half is of one source.
+    let (own, pieces) = (Ipv4Addr::new(9, 9, 9, 9), 64);
+    for peer in 0..640 * pieces {
+        let mut who = arrival(0, peer, LEECHER);
+        if peer % 640 >= 320 {
+            let port = 1 + u16::try_from(peer).expect("below 65,535");
+            who.endpoint = Endpoint::new(own.into(), port);
+        }
+        store.announce(Seconds(0), &who);
+    }
+    let mut found = 0;
+    for port in 50_000..50_100 {
+        let who = Arrival { endpoint: Endpoint::new(own.into(), port), ..arrival(0, 0, LEECHER) };
+        let refused = store.announce_if(Seconds(0), &who, |_, company| {
+            found += company.of_source();
+            Err(())
+        });
+        assert!(refused.is_err());
+    }
+    let share = f64::from(found) / 100.0 / f64::from(640 * pieces);
+    assert!((0.35..0.65).contains(&share), "{share}");
+}
+
+#[test]
+fn seeders_are_given_leechers_only_however_many_there_are() {
+    let mut store = store(64 << 20, 10_000);
+    for peer in 0..300 {
+        store.announce(Seconds(0), &arrival(0, peer, if peer < 100 { SEEDER } else { LEECHER }));
+    }
+    for _ in 0..100 {
+        let announced = store.announce(Seconds(0), &arrival(0, 0, SEEDER));
+        let sample = store.sample(announced.swarm, &wish(Some(announced.asker), true, 150));
+        assert_eq!(sample.count(Family::V4), 150);
+        sample.each(|chunk| {
+            for endpoint in chunk.endpoints().chunks_exact(ENDPOINT_V4_BYTES) {
+                let ip = u32::from_be_bytes(*endpoint.first_chunk().expect("an address"));
+                assert!(ip - 0x0100_0000 >= 100, "{ip:x} is a seeder");
+            }
+        });
+    }
 }
