@@ -537,4 +537,35 @@ mod tests {
         // Two runs go, and each is halved some times.
         assert!((6..=16).contains(&moves), "{moves}");
     }
+
+    #[test]
+    fn a_search_for_an_age_goes_on_where_it_was_and_once_around() {
+        let mut slab = Slab::new(16 << 20).expect("memory");
+        let hasher = Hasher::new(HashKey(1, 2));
+        let mut large = Large::new(&mut slab, Shape::new(Family::V4, false), SMALL_MAX);
+        for peer in 0..2_500 {
+            large.push(&mut slab, &hasher, endpoint(peer).as_bytes());
+        }
+        // All others are older.
+        for (old, found) in [
+            (&[10, 2_100][..], Some(10)),
+            (&[2_100, 2_400], Some(2_100)),
+            (&[9, 1_500, 2_200], Some(2_200)),
+            (&[9, 1_500], Some(9)),
+            (&[8], Some(8)),
+            (&[7, 2_499], Some(2_499)),
+            (&[2_498, 2_499], Some(2_499)),
+            (&[2_498], Some(2_498)),
+            (&[0], Some(0)),
+            (&[], None),
+        ] {
+            for &position in old {
+                large.runs.set_stamp(&mut slab, position, 90);
+            }
+            assert_eq!(large.position_of_age(&slab, 100, 10), found);
+            for &position in old {
+                large.runs.set_stamp(&mut slab, position, 0);
+            }
+        }
+    }
 }

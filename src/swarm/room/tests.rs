@@ -113,13 +113,17 @@ fn large_swarms_leave_one_at_a_time() {
 #[test]
 #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn one_swarm_takes_half_of_the_budget_at_the_most() {
-    let mut store = store(1 << 20, 1_000_000);
+    let budget = 4 << 20;
+    let mut store = store(budget, 1_000_000);
     for peer in 0..50_000 {
         store.announce(Seconds(0), &arrival(0, peer, LEECHER));
     }
     store.check_invariants();
-    assert!(store.totals().bytes <= 1 << 20);
-    assert!(store.totals().evicted_peers > 0);
+    let totals = store.totals();
+    assert!(totals.bytes <= budget as u64);
+    let most = budget as u64 / 2 / 64;
+    assert_eq!((totals.leechers[0], totals.evicted_swarms), (most, 0));
+    assert_eq!(totals.evicted_peers, 50_000 - most);
 }
 
 /// A store that may hold 64 MiB, on a kernel that commits to so many pieces of 2 MiB.
@@ -288,7 +292,7 @@ fn one_swarm_takes_half_of_what_the_kernel_has_at_the_most() {
     // It may have had more than half when the kernel refused. Since then its oldest peers leave.
     let totals = store.totals();
     assert!(totals.evicted_swarms <= 1, "{totals:?}");
-    assert_eq!(totals.leechers[0], u64::from(peers_of_half(2 << 20)));
+    assert_eq!(totals.leechers[0], (2 << 20) / 2 / 64);
 }
 
 #[test]
@@ -420,9 +424,11 @@ fn three_spans_of_single_peers(store: &mut SwarmStore, forget: bool) -> [usize; 
 #[test]
 #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn what_is_left_of_a_span_moves_where_there_is_room() {
-    for forget in [true, false] {
+    // The last is the one from which blocks would be taken.
+    for (forget, last) in [(true, 1), (true, 2), (false, 1), (false, 2)] {
         let mut store = store(64 << 20, 10_000);
-        let spans = three_spans_of_single_peers(&mut store, forget);
+        let mut spans = three_spans_of_single_peers(&mut store, forget);
+        spans.swap(1, last);
         let before = spans.map(|span| store.swarms.lists.slab.population(span).expect("used").0);
         let newcomer = arrival(1_000_000, 1, LEECHER);
         let now = store.clock.stamp(Seconds(0));

@@ -141,6 +141,35 @@ fn agrees_with_a_list_of_peers() {
 }
 
 #[test]
+fn who_is_elsewhere_too_and_who_expired_is_counted() {
+    let mut store = store(1);
+    let swarms = [0, 1].map(|swarm| {
+        let announced = store.announce(Seconds(0), &arrival(swarm, 1, 1, false)).expect("room");
+        store.announce(Seconds(0), &arrival(swarm, 2, 1, false)).expect("room");
+        announced.swarm
+    });
+    for (swarm, is_shared, expected) in [
+        (swarms[0], true, 1),
+        (swarms[0], true, 1),
+        (swarms[1], true, 2),
+        (swarms[0], false, 1),
+        (swarms[0], false, 1),
+    ] {
+        store.set_shared(swarm, is_shared);
+        assert_eq!(store.totals().shared_swarms, expected);
+    }
+    // It has no peers here any more, so it has none here and elsewhere.
+    for connection in [1, 2] {
+        let WebArrival { info_hash, place, peer_id, .. } = arrival(1, connection, 1, false);
+        assert_eq!(store.totals().shared_swarms, 1);
+        assert!(store.leave(Seconds(1), &info_hash, place, &peer_id));
+    }
+    assert_eq!((store.totals().shared_swarms, store.totals().expired_peers), (0, 0));
+    store.sweep(Seconds(TTL + 1));
+    assert_eq!(store.totals().expired_peers, 2);
+}
+
+#[test]
 #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn a_full_swarm_loses_one_that_announced_long_ago() {
     let mut store = store(1);
