@@ -591,6 +591,13 @@ fn denied_ports_are_answered_and_not_stored() {
         assert_eq!((answer.counts(), answer.peers.len()), ((0, 3), 3), "port {port}");
         world.announce(v4(1), &leecher(hash(1), port));
     }
+    let seeds = [4, 5].map(|n| endpoint(v4(n), 7_000));
+    for seed in &seeds {
+        world.announce(SocketAddr::new(seed.ip(), 9), &seeder(HASH, seed.port()));
+    }
+    let answer = world.announce(v4(1), &seeder(HASH, 22));
+    assert_eq!((answer.counts(), answer.peers.len()), ((2, 3), 3));
+    assert!(answer.peers.iter().all(|peer| !seeds.contains(peer)), "who seeds needs no seeders");
     assert_eq!(world.counters().swarms, [1]);
     for port in [1, 21, 23, 444, 65_535] {
         world.announce(v4(1), &leecher(hash(2), port));
@@ -1231,6 +1238,33 @@ fn a_polite_refusal_is_an_empty_success_for_a_day() {
     let nobody = Answer { interval: POLITE_INTERVAL_SECS, leechers: 0, seeders: 0, peers: vec![] };
     assert_eq!(answer, nobody);
     assert_eq!(world.counters().swarms, [0]);
+}
+
+#[test]
+fn who_stops_has_left_though_its_swarm_is_not_allowed_any_more() {
+    for polite in [false, true] {
+        let policy = Policy { polite_refusal: polite, ..policy() };
+        let mut world = World::with(Options { cores: 2, policy, ..Options::default() });
+        let hashes = [world.hash_of(0, 0), world.hash_of(1, 0)];
+        for hash in hashes {
+            world.announce(v4(1), &leecher(hash, 6_881));
+            world.announce(v4(2), &leecher(hash, 6_881));
+        }
+        world.set_access(&deny(hashes));
+        for hash in hashes {
+            let stop = Announce { event: Event::Stopped, ..leecher(hash, 6_881) };
+            if polite {
+                assert_eq!(world.announce(v4(1), &stop).counts(), (0, 0));
+            } else {
+                assert_eq!(world.announce_refused(v4(1), &stop), Refusal::NotAllowed.text());
+            }
+        }
+        world.set_access(&Access::default());
+        for hash in hashes {
+            let answer = world.announce(v4(3), &leecher(hash, 6_881));
+            assert_eq!(answer.peers, [endpoint(v4(2), 6_881)]);
+        }
+    }
 }
 
 // Time and bounds.

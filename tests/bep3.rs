@@ -18,6 +18,7 @@ use throng::limits::{HTTP_RESPONSE_BYTES_MAX, PENDING_SCRAPE_SECONDS};
 use throng::rng::Rng;
 use throng::swarm::Bounds;
 use throng::time::Seconds;
+use throng::tracker::access::Access;
 use throng::tracker::counters::{Action, Asked, Counters, Transport};
 use throng::tracker::limiter::{Limits, Rate};
 use throng::tracker::outcome::{DropReason, Refusal};
@@ -801,6 +802,31 @@ fn a_polite_refusal_is_an_empty_success_for_a_day() {
 }
 
 #[test]
+fn who_stops_has_left_though_its_swarm_is_not_allowed_any_more() {
+    for polite in [false, true] {
+        let policy = Policy { polite_refusal: polite, ..policy() };
+        let mut world = World::with(Options { cores: 2, policy, ..Options::default() });
+        let hashes = [world.hash_of(0, 0), world.hash_of(1, 0)];
+        for hash in hashes {
+            world.http(v4(1).ip(), &leecher(hash, 6_881));
+            world.http(v4(2).ip(), &leecher(hash, 6_881));
+        }
+        world.set_access(&deny(hashes));
+        for hash in hashes {
+            let stop = Announce { event: Event::Stopped, ..leecher(hash, 6_881) };
+            let response = world.get(v4(1).ip(), &target(&stop, ""));
+            let reason = response.failure();
+            assert_eq!(reason.as_deref(), (!polite).then_some(Refusal::NotAllowed.text()));
+        }
+        world.set_access(&Access::default());
+        for hash in hashes {
+            let response = world.http(v4(3).ip(), &leecher(hash, 6_881));
+            assert_eq!(response.peers(), [Endpoint::new(v4(2).ip(), 6_881)]);
+        }
+    }
+}
+
+#[test]
 fn head_is_answered_with_the_head_of_the_answer_to_get() {
     let mut world = World::of(2);
     for target in [plain(""), scrape_target(&[HASH]), "/nothing".to_owned()] {
@@ -867,6 +893,21 @@ fn the_cap_of_a_scrape_is_a_setting() {
     let response = world.get(v4(1).ip(), &scrape_target(&[hash(1), hash(2), hash(3)]));
     let known = [hash(1), hash(2), hash(3)].map(|hash| response.file(&hash).is_some());
     assert_eq!(known, [true, true, false]);
+    // What is left out may be anything.
+    let target = scrape_target(&[hash(1), hash(2)]) + "&info_hash=short";
+    let response = world.get(v4(1).ip(), &target);
+    assert!([hash(1), hash(2)].iter().all(|hash| response.file(hash).is_some()));
+}
+
+#[test]
+fn a_scrape_with_a_broken_hash_among_others_is_refused() {
+    let mut world = World::of(2);
+    let good = scrape_target(&[hash(1)]);
+    let broken = "info_hash=%01%02".to_owned();
+    for target in [format!("{good}&{broken}"), format!("/scrape?{broken}&{}", &good[8..])] {
+        let reason = Refusal::Malformed(ParseError::BadInfoHash).text();
+        check_failure(&world.get(v4(1).ip(), &target), reason, 1_800, &target);
+    }
 }
 
 #[test]

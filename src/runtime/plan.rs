@@ -188,4 +188,109 @@ mod tests {
             assert_eq!(plan.http_limits.web_idle_secs, silent_secs);
         }
     }
+
+    /// A configuration that differs from the default in all that a plan is made of.
+    const OTHER: &str = r#"
+        workers = 2
+        [http]
+        trusted_proxies = ["10.0.0.1/32"]
+        forwarded_header = "Forwarded"
+        max_connections = 11
+        max_connections_per_address = 7
+        head_timeout = "3s"
+        idle_timeout = "4s"
+        write_timeout = "6s"
+        max_scrape_hashes = 9
+        websocket = false
+        websocket_origins = ["https://example.org"]
+        [announce]
+        interval = "10m"
+        websocket_interval = "40s"
+        jitter_percent = 3
+        num_want_default = 5
+        num_want_max = 6
+        isolate_private_networks = false
+        deny_ports = ["1000-1002"]
+        trust_ip_param_from = ["10.0.0.2/32"]
+        [swarm]
+        peer_ttl = "20m"
+        max_peers_per_swarm = 12
+        memory = "40MiB"
+        keep_peer_ids = true
+        [access]
+        refusal = "polite"
+        [limits]
+        new_swarms_burst = 21
+        new_swarms_per_minute = 22
+        new_peers_burst = 23
+        new_peers_per_minute = 24
+        connections_burst = 25
+        connections_per_minute = 26
+        peers_per_swarm = 27
+        exempt = ["10.0.0.3/32"]
+        memory = "128KiB"
+    "#;
+
+    #[test]
+    fn every_setting_arrives_where_it_has_its_effect() {
+        let plan = plan(&toml::from_str(OTHER).expect("a configuration")).expect("there is a CPU");
+        assert_eq!(plan.cpus.len(), 2);
+        // Without `..`: a new field has to be thought of here.
+        let Policy {
+            interval_secs,
+            web_interval_secs,
+            jitter_percent,
+            num_want_default,
+            num_want_max,
+            isolate_private_networks,
+            deny_ports,
+            trust_ip_param_from,
+            trusted_proxies,
+            forwarded_header,
+            http_scrape_hashes_max,
+            web,
+            web_origins,
+            polite_refusal,
+        } = Arc::unwrap_or_clone(plan.policy);
+        assert_eq!((interval_secs, web_interval_secs, jitter_percent), (600, 40, 3));
+        assert_eq!((num_want_default, num_want_max, http_scrape_hashes_max), (5, 6, 9));
+        assert_eq!((isolate_private_networks, web, polite_refusal), (false, false, true));
+        assert_eq!(
+            [999, 1_000, 1_002, 1_003, 22].map(|port| deny_ports.contains(port)),
+            [false, true, true, false, false]
+        );
+        assert_eq!(trust_ip_param_from, ["10.0.0.2/32".parse().expect("a network")]);
+        assert_eq!(trusted_proxies, ["10.0.0.1/32".parse().expect("a network")]);
+        assert_eq!(
+            (forwarded_header.as_str(), &web_origins[..]),
+            ("Forwarded", &["https://example.org".to_owned()][..])
+        );
+        let bounds = Bounds {
+            memory_bytes: 20 << 20,
+            peers_per_swarm: 12,
+            peer_ttl_secs: 1_200,
+            keep_peer_ids: true,
+        };
+        assert_eq!(plan.bounds, bounds);
+        // Shares of two workers, rounded up.
+        let Limits { new_swarms, new_peers, connections, peers_per_swarm, exempt, memory_bytes } =
+            plan.limits;
+        assert_eq!(new_swarms, Rate { burst: 11, per_minute: 11 });
+        assert_eq!(new_peers, Rate { burst: 12, per_minute: 12 });
+        assert_eq!(connections, Rate { burst: 13, per_minute: 13 });
+        assert_eq!((peers_per_swarm, memory_bytes), (27, 64 << 10));
+        let ip = |text: &str| text.parse().expect("an address");
+        assert!(exempt.contains(ip("10.0.0.3")) && !exempt.contains(ip("127.0.0.1")));
+        let connections::Limits {
+            connections_max,
+            per_address_max,
+            head_secs,
+            idle_secs,
+            web_idle_secs,
+            write_secs,
+        } = plan.http_limits;
+        assert_eq!((connections_max, per_address_max), (5, 4));
+        assert_eq!((head_secs, idle_secs, write_secs), (3, 4, 6));
+        assert_eq!(web_idle_secs, WEB_IDLE_SECONDS);
+    }
 }

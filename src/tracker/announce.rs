@@ -46,16 +46,9 @@ impl Tracker {
         if announce.port == 0 && !stopped {
             return Err(Refusal::PortZero);
         }
-        if !self.access.allows(&announce.info_hash) {
-            return if self.policy.polite_refusal {
-                Ok(Reply {
-                    interval_secs: POLITE_INTERVAL_SECS,
-                    counts: Counts::default(),
-                    sample: Sample::empty(),
-                })
-            } else {
-                Err(Refusal::NotAllowed)
-            };
+        let allowed = self.access.allows(&announce.info_hash);
+        if !allowed && !stopped {
+            return self.not_allowed();
         }
 
         let arrival = Arrival {
@@ -101,6 +94,11 @@ impl Tracker {
             removed: self.store.removed_peers().wrapping_sub(removed_before),
         });
 
+        if !allowed {
+            // It may have come when the list let it in.
+            return self.not_allowed();
+        }
+
         let beside = self.web.counts(&arrival.info_hash);
         let Some((swarm, counts)) = swarm else {
             return Ok(Reply { interval_secs, counts: beside, sample: Sample::empty() });
@@ -115,6 +113,15 @@ impl Tracker {
             self.store.sample(swarm, &Wish { asker, seeder, scope, family, num_want })
         };
         Ok(Reply { interval_secs, counts, sample })
+    }
+
+    /// What a peer is told of a swarm that the access lists do not let in.
+    fn not_allowed(&self) -> Result<Reply<'_>, Refusal> {
+        if !self.policy.polite_refusal {
+            return Err(Refusal::NotAllowed);
+        }
+        let (counts, sample) = (Counts::default(), Sample::empty());
+        Ok(Reply { interval_secs: POLITE_INTERVAL_SECS, counts, sample })
     }
 
     /// The swarm of an announce that changes nothing, and who is in it.

@@ -85,21 +85,25 @@ impl Tracker {
                 self.counters.request(Transport::Http, Family::of(source), Action::Scrape);
                 self.http_scrape(now, (source, connection), head.query, body, effects)
             }
-            None => HttpAnswer::Ready(self.handle_bad_http(source, ParseError::NotFound, body)),
+            None => {
+                let source = (source, Some(source));
+                HttpAnswer::Ready(self.handle_bad_http(source, ParseError::NotFound, body))
+            }
         }
     }
 
     /// Writes the answer to bytes that are no request of ours; returns the status it goes out with.
+    /// They came from `source`, for the client, unless a proxy failed to say who that is.
     pub fn handle_bad_http(
         &mut self,
-        source: IpAddr,
+        (source, client): (IpAddr, Option<IpAddr>),
         error: ParseError,
         body: &mut Vec<u8>,
     ) -> Status {
         body.clear();
         let refusal = Refusal::Malformed(error);
         self.counters.refuse(Asked::new(Transport::Http, source, None), refusal);
-        write_failure(body, source.to_canonical(), refusal, &self.policy);
+        write_failure_to(body, client.map(|ip| ip.to_canonical()), refusal, &self.policy);
         match error {
             ParseError::NotFound => Status::NotFound,
             ParseError::MethodNotAllowed => Status::MethodNotAllowed,
@@ -131,7 +135,9 @@ impl Tracker {
         }
         let upgrade = match Upgrade::parse(head) {
             Ok(upgrade) => upgrade,
-            Err(error) => return Some(Err(self.handle_bad_http(source, error, body))),
+            Err(error) => {
+                return Some(Err(self.handle_bad_http((source, Some(source)), error, body)));
+            }
         };
         if upgrade.origin.is_some_and(|origin| !self.policy.allows_origin(origin)) {
             body.clear();
@@ -368,13 +374,20 @@ fn write_scrape<'a>(
 
 /// A failure, with everything that makes some client wait before it asks again (BEP 31).
 fn write_failure(body: &mut Vec<u8>, ip: IpAddr, refusal: Refusal, policy: &Policy) {
+    write_failure_to(body, Some(ip), refusal, policy);
+}
+
+/// As [`write_failure`]; `None`: the client's address is not known.
+fn write_failure_to(body: &mut Vec<u8>, ip: Option<IpAddr>, refusal: Refusal, policy: &Policy) {
     let interval = match refusal {
         Refusal::Busy => BUSY_INTERVAL_SECS,
         _ => policy.interval_secs,
     };
     let mut out = Writer::new(body);
     out.begin_dictionary();
-    write_external_ip(&mut out, ip);
+    if let Some(ip) = ip {
+        write_external_ip(&mut out, ip);
+    }
     out.bytes(b"failure reason");
     out.bytes(refusal.text().as_bytes());
     out.entry("interval", u64::from(interval));

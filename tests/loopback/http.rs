@@ -176,6 +176,18 @@ fn statuses() -> Vec<(&'static str, Vec<u8>, u16, Then)> {
         ("chunks", with_fields("Transfer-Encoding: chunked\r\n"), 400, Then::Closes),
         ("a body", with_fields("Content-Length: 5\r\n"), 400, Then::Closes),
         (
+            "a head with a body",
+            text("HEAD /scrape HTTP/1.1\r\nContent-Length: 5\r\n\r\n"),
+            400,
+            Then::Closes,
+        ),
+        (
+            "a head with 65 fields",
+            [text("HEAD /scrape HTTP/1.1\r\n"), text(&fields(66)), text("\r\n")].concat(),
+            431,
+            Then::Closes,
+        ),
+        (
             "two lengths",
             with_fields("Content-Length: 0\r\nContent-Length: 0\r\n"),
             400,

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::process::Signal;
 use throng::rng::Rng;
@@ -97,6 +97,22 @@ fn public_statistics_are_in_the_shape_that_monitors_read() {
         "clients": {"unknown": {"-XX0001-": 2}},
     });
     eventually("their clients are known", PATIENCE, || read(&mut connection) == expected);
+    let json = |connection: &mut Http, accept: &str| {
+        let request = format!("GET /stats HTTP/1.1\r\nHost: t\r\nAccept: {accept}\r\n\r\n");
+        connection.send(request.as_bytes());
+        connection.receive().field("content-type") == Some("application/json")
+    };
+    assert!(json(&mut connection, "application/json"));
+    assert!(!json(&mut connection, "*/*"));
+    // A page has the same ends as any other answer.
+    connection.send(b"HEAD /stats HTTP/1.1\r\nHost: t\r\n\r\n");
+    let head = connection.try_receive(true).expect("a head");
+    assert_eq!(head.status, 200);
+    assert!(head.field("content-type").is_some_and(|kind| kind.starts_with("text/html")));
+    let mut last = Http::connect(throng.http[0]);
+    last.send(b"GET /stats.json HTTP/1.1\r\nConnection: close\r\n\r\n");
+    assert_eq!(last.receive().field("connection"), Some("close"));
+    last.assert_closed("a page with close");
     let page = connection.get("/stats");
     assert_eq!((page.status, page.field("connection")), (200, Some("keep-alive")));
     assert!(
@@ -255,6 +271,20 @@ fn connection_ids_and_addresses_survive_a_restart() {
         }
         drop(idle);
     }
+}
+
+#[test]
+fn trackers_with_the_same_key_accept_each_others_ids() {
+    let key = "udp.connection_id_key=000102030405060708090a0b0c0d0e0f";
+    let Some(first) = start(&["workers=2", key]) else { return };
+    let Some(second) = start(&["workers=1", key]) else { return };
+    let client = Udp { id: Udp::connect(first.udp[0]).id, ..Udp::connect(second.udp[0]) };
+    assert_eq!(client.announce(&leecher(random_hash(&mut Rng::new(45)), 20_017)).leechers, 1);
+    // By the wall clock, so that a restart of one of them changes nothing: the first byte says.
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    let [.., epoch] = (wall / 64).to_be_bytes();
+    assert!(epoch.wrapping_sub(client.id.0[0]) <= 1, "{epoch} and {:?}", client.id);
+    assert_eq!(second.metric_where("drops", "reason=\"bad_connection_id\""), 0);
 }
 
 #[test]

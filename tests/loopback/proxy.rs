@@ -55,3 +55,32 @@ fn trusted_proxies_alone_speak_for_others() {
     assert_eq!(address_of(&mut connect_from(STRANGER, forwarded), said), STRANGER);
     assert_eq!(address_of(&mut connect_from(STRANGER, forwarded), ""), STRANGER);
 }
+
+/// On a connection that a proxy keeps, requests of many clients follow each other.
+#[test]
+fn nobody_is_told_the_address_of_another_client() {
+    let listen = "http.listen=127.0.0.1:0 forwarded";
+    let Some(throng) = start(&[listen, "http.trusted_proxies=127.0.0.2/32"]) else { return };
+    let refused = |source: [u8; 4], fields: &str, request: &str, status| {
+        let mut connection = connect_from(source, throng.http[0]);
+        let before = address_of(&mut connection, fields);
+        connection.send(request.as_bytes());
+        let response = connection.receive();
+        assert_eq!(response.status, status, "{request}");
+        assert!(response.failure().is_some(), "{request}");
+        let told = response.value().get(b"external ip").and_then(Value::as_bytes);
+        (before, told.map(<[u8]>::to_vec))
+    };
+    let unreadable = "GET /announce HTTP/1.1\r\nX : 198.51.100.7\r\n\r\n";
+    let named = "X-Forwarded-For: 203.0.113.9\r\n";
+    for (request, status) in [
+        ("POST /announce HTTP/1.1\r\nX-Forwarded-For: 198.51.100.7\r\n\r\n", 405),
+        ("GET /announce HTTP/1.1\r\nHost: t\r\n\r\n", 400),
+        (unreadable, 400),
+    ] {
+        assert_eq!(refused(PROXY, named, request, status), (CLIENT.to_vec(), None));
+    }
+    // Who speaks for himself is known.
+    let known = STRANGER.to_vec();
+    assert_eq!(refused(STRANGER, "", unreadable, 400), (known.clone(), Some(known)));
+}

@@ -130,15 +130,16 @@ impl Model {
         if announce.port == 0 && !stopped {
             return Verdict::Refused(PORT_ZERO);
         }
-        if self.denied.contains(&hash) {
-            return if self.polite { Verdict::Polite } else { Verdict::Refused(NOT_ALLOWED) };
-        }
         self.expire(now, &hash);
         let asker = Endpoint::new(ip, announce.port);
         let seeder = announce.left == Left::Bytes(0);
         if stopped {
             self.stop(now, &hash, &asker);
-        } else if !DENIED_PORTS.contains(&announce.port) {
+        }
+        if self.denied.contains(&hash) {
+            return if self.polite { Verdict::Polite } else { Verdict::Refused(NOT_ALLOWED) };
+        }
+        if !stopped && !DENIED_PORTS.contains(&announce.port) {
             let swarm = self.swarms.entry(hash).or_default();
             enter(swarm, now, asker, (seeder, announce.event), self.wrong);
         }

@@ -762,8 +762,9 @@ impl World {
                 (answer, head.keep_alive)
             }
             Err(error) => {
+                let source = (source.0, Some(source.0));
                 let status =
-                    self.on(core, |tracker, _| tracker.handle_bad_http(source.0, error, &mut body));
+                    self.on(core, |tracker, _| tracker.handle_bad_http(source, error, &mut body));
                 (HttpAnswer::Ready(status), false)
             }
         };
@@ -812,7 +813,7 @@ impl World {
             }
             Err(error) => {
                 let bad = |tracker: &mut Tracker, _: &mut Exits<'_>| {
-                    tracker.handle_bad_http(source, error, &mut body)
+                    tracker.handle_bad_http((source, Some(source)), error, &mut body)
                 };
                 (self.on(core, bad), false)
             }
