@@ -568,4 +568,20 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn one_announce_in_sixteen_changes_places() {
+        let mut slab = Slab::new(16 << 20).expect("memory");
+        let hasher = Hasher::new(HashKey(1, 2));
+        let mut large = Large::new(&mut slab, Shape::new(Family::V4, false), SMALL_MAX);
+        for peer in 0..200 {
+            large.push(&mut slab, &hasher, endpoint(peer).as_bytes());
+        }
+        let census = large.census;
+        let mut list = LargeList { large: &mut large, slab: &mut slab, hasher: &hasher };
+        // Of small picks the first place is chosen.
+        let moved = (0..160).filter(|&pick| list.mix(5, &census, pick) == 0).count();
+        assert_eq!(moved, 10);
+        large.check_invariants(&slab, &hasher);
+    }
 }

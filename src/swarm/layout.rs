@@ -354,6 +354,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn ages_are_seconds_whatever_the_unit_is() {
+        for ttl in [3_000, 7_801, 100_000] {
+            let clock = Clock::new(ttl);
+            for age in [0, 16, 320, 4_000] {
+                let (then, now) = (clock.stamp(Seconds(1_600)), clock.stamp(Seconds(1_600 + age)));
+                assert_eq!(clock.age_secs(now, then), age, "{ttl}");
+            }
+        }
+    }
+
+    #[test]
     fn a_peer_expires_right_after_its_ttl_or_a_little_early_never_late() {
         for ttl in [1, 100, 3_000, 7_800, 7_801, 20_000, 7 * 24 * 3_600] {
             let clock = Clock::new(ttl);

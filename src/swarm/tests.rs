@@ -348,7 +348,7 @@ fn memory_goes_back_though_all_of_it_is_in_use() {
     for second in 3_001..3_060 {
         while store.sweep(Seconds(second)) {}
     }
-    assert_eq!(store.totals().leechers[0], 200_000);
+    assert_eq!((store.totals().leechers[0], store.totals().expired_peers), (200_000, 200_000));
     let half = store.totals().bytes;
     assert!(half < full * 3 / 4, "{half} of {full} bytes are left");
     store.check_invariants();
