@@ -9,7 +9,7 @@
 //! announce with offers    connection's core --WebAnnounce--> owner   the peer is entered,
 //!                         connection's core <-----Web------- owner   its answer comes back,
 //!                                owner --Offer--> core of a chosen peer's connection
-//! answer                  that core --Web--> core of the connection that made the offer
+//! answer                  that core --Answer--> core of the connection that made the offer
 //! ```
 //!
 //! An answer needs no owner: the core that brought the offer to a connection remembers who made it,

@@ -159,15 +159,22 @@ const SCOPED_V4: [(Ipv4Addr, u32); 14] = [
     (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
 
-/// (network, prefix length): IPv6 ranges that the internet does not route (RFC 6890).
-const SCOPED_V6: [(Ipv6Addr, u32); 8] = [
-    (Ipv6Addr::UNSPECIFIED, 128),
-    (Ipv6Addr::LOCALHOST, 128),
+/// (network, prefix length): IPv6 ranges that the internet does not route: those of RFC 6890 and of
+/// the registry that it began, and two that were given up, for IPv4 (RFC 4291 section 2.5.5.1) and
+/// for sites (RFC 3879). Addresses of the first translation prefix are those of IPv4 hosts, which no
+/// host has itself.
+const SCOPED_V6: [(Ipv6Addr, u32); 12] = [
+    (Ipv6Addr::UNSPECIFIED, 96),
     (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96),
+    (Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48),
     (Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0), 64),
+    (Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 0), 48),
     (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32),
+    (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20),
+    (Ipv6Addr::new(0x5f00, 0, 0, 0, 0, 0, 0, 0), 16),
     (Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7),
     (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
+    (Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 0), 10),
     (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8),
 ];
 
@@ -207,9 +214,7 @@ impl Scope {
                 })
                 .map(|index| index + SCOPED_V4.len()),
         };
-        found.map_or(Self::PUBLIC, |index| {
-            Self(u8::try_from(index + 1).expect("22 ranges in the two tables"))
-        })
+        found.map_or(Self::PUBLIC, |index| Self(u8::try_from(index + 1).expect("ranges are few")))
     }
 }
 
@@ -255,6 +260,8 @@ mod tests {
             "2606:4700::1111",
             "fbff::1",
             "2001:db7::1",
+            "2001::1",
+            "2002:102:304::1",
         ] {
             assert_eq!(scope(public), Scope::PUBLIC, "{public}");
         }
@@ -275,6 +282,8 @@ mod tests {
             "fdff::1",
             "fe80::1",
             "febf::1",
+            "fec0::1",
+            "::192.0.2.1",
             "ff02::1",
             "2001:db8::1",
         ] {
@@ -286,6 +295,28 @@ mod tests {
     }
 
     #[test]
+    fn ranges_are_as_wide_as_they_say() {
+        let v4 = |bits: u32| Scope::of(Ipv4Addr::from(bits).into());
+        for (network, length) in SCOPED_V4 {
+            let first = u32::from(network);
+            let (last, inside) = (first + (u32::MAX >> length), v4(first));
+            assert_ne!(inside, Scope::PUBLIC, "{network}");
+            assert_eq!(v4(last), inside, "{network}");
+            assert_ne!(v4(first.wrapping_sub(1)), inside, "{network}");
+            assert_ne!(v4(last.wrapping_add(1)), inside, "{network}");
+        }
+        let v6 = |bits: u128| Scope::of(Ipv6Addr::from(bits).into());
+        for (network, length) in SCOPED_V6 {
+            let first = u128::from(network);
+            let (last, inside) = (first + (u128::MAX >> length), v6(first));
+            assert_ne!(inside, Scope::PUBLIC, "{network}");
+            assert_eq!(v6(last), inside, "{network}");
+            assert_ne!(v6(first.wrapping_sub(1)), inside, "{network}");
+            assert_ne!(v6(last.wrapping_add(1)), inside, "{network}");
+        }
+    }
+
+    #[test]
     fn every_range_has_a_scope_of_its_own_and_loopback_is_one() {
         let v4 = SCOPED_V4.map(|(network, _)| Scope::of(network.into()));
         let v6 = SCOPED_V6.map(|(network, _)| Scope::of(network.into()));
@@ -293,7 +324,7 @@ mod tests {
         assert!(numbers.iter().all(|&number| Scope::from_number(number).number() == number));
         numbers.sort_unstable();
         numbers.dedup();
-        assert_eq!(numbers.len(), SCOPED_V4.len() + SCOPED_V6.len() - 1);
+        assert_eq!(numbers.len(), SCOPED_V4.len() + SCOPED_V6.len());
     }
 
     #[test]
