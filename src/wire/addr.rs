@@ -159,10 +159,9 @@ const SCOPED_V4: [(Ipv4Addr, u32); 14] = [
     (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
 
-/// (network, prefix length): IPv6 ranges that the internet does not route: those of RFC 6890 and of
+/// (network, prefix length): IPv6 ranges that the internet does not route: those of RFC 6890 and
 /// the registry that it began, and two that were given up, for IPv4 (RFC 4291 section 2.5.5.1) and
-/// for sites (RFC 3879). Addresses of the first translation prefix are those of IPv4 hosts, which no
-/// host has itself.
+/// for sites (RFC 3879). No host has an address of 64:ff9b::/96 itself: they stand for IPv4 ones.
 const SCOPED_V6: [(Ipv6Addr, u32); 12] = [
     (Ipv6Addr::UNSPECIFIED, 96),
     (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96),
