@@ -255,4 +255,28 @@ mod tests {
             assert_eq!(store.sweep.span, part, "of {spans}, {peer_ttl_secs} s");
         }
     }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+    fn a_slice_does_as_much_as_it_may_and_no_more() {
+        let mut store = store(64 << 20, 10_000);
+        for n in 0..10_000 {
+            store.announce(Seconds(0), &arrival(n, n, LEECHER));
+        }
+        store.announce(Seconds(2_000), &arrival(0, 1, LEECHER));
+        store.sweep(Seconds(3_000));
+        assert_eq!(store.totals().expired_peers, 0);
+        let (mut before, mut most) = (0, 0);
+        while store.sweep(Seconds(3_001)) {
+            let expired = store.totals().expired_peers;
+            (before, most) = (expired, most.max(expired - before));
+        }
+        // Each of them counts for its swarm and for itself, and for the head that was looked at.
+        let may = u64::from(SLICE / (2 * REMOVAL));
+        assert!((may * 3 / 4..=may).contains(&most), "{most} of {may}");
+        for second in 3_002..3_400 {
+            while store.sweep(Seconds(second)) {}
+        }
+        assert_eq!(store.totals().expired_peers, 10_000);
+    }
 }

@@ -584,4 +584,18 @@ mod tests {
         assert_eq!(moved, 10);
         large.check_invariants(&slab, &hasher);
     }
+
+    #[test]
+    fn heap_is_counted_once_there_are_more_runs_than_have_their_place() {
+        let mut slab = Slab::new(16 << 20).expect("memory");
+        let hasher = Hasher::new(HashKey(1, 2));
+        let mut large = Large::new(&mut slab, Shape::new(Family::V4, false), SMALL_MAX);
+        for peer in 0..5_000 {
+            large.push(&mut slab, &hasher, endpoint(peer).as_bytes());
+            let runs = large.runs.blocks.capacity();
+            let runs = if large.runs.blocks.len() > 4 { 4 * runs } else { 0 };
+            assert_eq!(large.heap_bytes(), runs + large.index.heap_bytes());
+        }
+        assert_eq!(large.runs.blocks.len(), 5);
+    }
 }

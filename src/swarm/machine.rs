@@ -359,6 +359,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_refused_comes_with_its_remedy() {
+        let text = NoMemory::AddressSpace(3 << 20).to_string();
+        assert!(text.contains("3 MiB") && text.contains("ulimit -v"), "{text}");
+        let text = NoMemory::Any.to_string();
+        assert!(text.contains("vm.overcommit_memory") && text.contains("ulimit -d"), "{text}");
+    }
+
+    #[test]
     fn a_needle_is_found_wherever_it_is_and_only_there() {
         let mut eight = [[1, 2, 3, 4, 5, 6]; 8];
         assert_eq!(Needle::new([1, 2, 3, 4, 5, 6]).among(&eight), 0x24_9249);

@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(store.totals().swarms, u64::from(young));
         let seen: u64 = store.survey().sizes().iter().sum();
         assert_eq!(seen, u64::from(young), "what is left");
-        assert!(all_seen <= u64::from(old + young), "{all_seen} were counted at a time");
+        assert_eq!(all_seen, u64::from(old + young), "each once");
         assert_eq!(store.survey().sizes()[..4], [26_100, 180, 360, 360]);
         let largest = store.survey().largest();
         assert!(largest.iter().filter(|hash| hash.0[2] == 3 && hash.0[3] > 0x84).count() >= 30);

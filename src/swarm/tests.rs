@@ -251,6 +251,32 @@ fn a_list_is_small_as_far_as_a_scan_is_quick() {
     assert!(is_large(small));
 }
 
+/// Of the same class as many peers more would be, and yet it would need another span.
+#[test]
+fn what_has_to_become_large_does_not_fit() {
+    let mut store = store(64 << 20, 10_000);
+    let small = u32::try_from(SMALL_MAX).expect("a few");
+    for hash in 0..2 {
+        (0..small).for_each(|peer| _ = store.announce(Seconds(0), &arrival(hash, peer, LEECHER)));
+    }
+    let fits = |store: &SwarmStore, hash, peer| {
+        let Arrival { info_hash, endpoint, scope, .. } = arrival(hash, peer, LEECHER);
+        store.swarms.fits(&info_hash, &endpoint, scope)
+    };
+    assert!(!fits(&store, 0, small));
+    store.stop(Seconds(0), &arrival(0, 0, LEECHER));
+    assert!(fits(&store, 0, small));
+    // In its own block, though there is no other.
+    let swarm = store.swarms.find(&info_hash(0)).expect("it has peers");
+    let class = store.swarms.lists.head(swarm).class();
+    let slab = &mut store.swarms.lists.slab;
+    while slab.has_room(Use::Swarms, class) {
+        let _ = slab.allocate(Use::Swarms, class);
+    }
+    assert!(fits(&store, 0, small));
+    assert!(!fits(&store, 1, small));
+}
+
 #[test]
 fn after_a_long_pause_nobody_is_left_and_no_memory() {
     let mut store = store(64 << 20, 10_000);
