@@ -279,4 +279,26 @@ mod tests {
         }
         assert_eq!(store.totals().expired_peers, 10_000);
     }
+
+    /// Both lists of a swarm are due in one batch; the first that is looked at takes the other away.
+    #[test]
+    #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+    fn swarms_of_both_families_are_swept() {
+        use crate::swarm::Arrival;
+        use crate::wire::addr::Endpoint;
+
+        let mut store = store(64 << 20, 10_000);
+        for n in 0..3_000 {
+            let v4 = arrival(n, 1, LEECHER);
+            let v6 = std::net::Ipv6Addr::from(u128::from(n) | 0x2600 << 112);
+            store.announce(Seconds(0), &v4);
+            store.announce(Seconds(0), &Arrival { endpoint: Endpoint::new(v6.into(), 1), ..v4 });
+        }
+        store.announce(Seconds(2_000), &arrival(9_999, 1, LEECHER));
+        for second in 3_001..3_400 {
+            while store.sweep(Seconds(second)) {}
+        }
+        store.check_invariants();
+        assert_eq!((store.totals().swarms, store.totals().expired_peers), (1, 6_000));
+    }
 }

@@ -563,6 +563,7 @@ mod tests {
                 large.runs.set_stamp(&mut slab, position, 90);
             }
             assert_eq!(large.position_of_age(&slab, 100, 10), found);
+            assert_eq!(large.oldest_age(&slab, 100), 100);
             for &position in old {
                 large.runs.set_stamp(&mut slab, position, 0);
             }

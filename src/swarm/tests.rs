@@ -219,8 +219,32 @@ fn a_full_swarm_loses_the_peer_that_announced_longest_ago() {
     for peer in [1, 3, 4] {
         assert!(store.stop(Seconds(5), &arrival(0, peer, LEECHER)));
     }
-    assert_eq!(store.totals().evicted_peers, 1);
+    assert_eq!((store.totals().evicted_peers, store.removed_peers()), (1, 1));
     assert_eq!(store.totals().swarms, 0);
+}
+
+#[test]
+fn a_full_swarm_loses_the_oldest_of_all_its_lists() {
+    let who = |peer: u32, is_v4: bool| {
+        let v6 = Endpoint::new(Ipv6Addr::from(u128::from(peer) | 0x2600 << 112).into(), 1);
+        let who = arrival(0, peer, LEECHER);
+        Arrival { endpoint: if is_v4 { who.endpoint } else { v6 }, ..who }
+    };
+    for oldest in [true, false] {
+        for others in [[true, true], [true, false], [false, true], [false, false]] {
+            let mut store = store(64 << 20, 3);
+            // The list of the other family is the first, and has younger peers alone.
+            let first = who(9, !oldest);
+            store.announce(Seconds(0), &first);
+            store.announce(Seconds(1), &who(1, oldest));
+            store.announce(Seconds(2), &first);
+            store.announce(Seconds(2), &who(2, others[0]));
+            store.announce(Seconds(3), &who(3, others[1]));
+            store.check_invariants();
+            assert_eq!(store.totals().evicted_peers, 1);
+            assert!(!store.stop(Seconds(4), &who(1, oldest)), "it had to go");
+        }
+    }
 }
 
 #[test]
@@ -275,6 +299,13 @@ fn what_has_to_become_large_does_not_fit() {
     }
     assert!(fits(&store, 0, small));
     assert!(!fits(&store, 1, small));
+    // Then its runs and its index decide.
+    let needed = (small..2_000).filter(|&peer| {
+        store.announce(Seconds(0), &arrival(1, peer, LEECHER));
+        !fits(&store, 1, peer + 1)
+    });
+    let needed = needed.count();
+    assert!((10..100).contains(&needed), "{needed} of so many peers");
 }
 
 #[test]
@@ -286,6 +317,7 @@ fn after_a_long_pause_nobody_is_left_and_no_memory() {
     store.sweep(Seconds(3_001));
     let totals = store.totals();
     assert_eq!((totals.swarms, totals.expired_peers), (0, 300));
+    assert_eq!(store.removed_peers(), 300);
     assert_eq!((totals.bytes, totals.leechers), (0, [0; 2]));
     store.check_invariants();
 }
@@ -353,6 +385,10 @@ fn what_large_lists_have_elsewhere_counts() {
     let before = beside(&store);
     (50..100).for_each(|swarm| store.forget(&info_hash(swarm)));
     assert!(beside(&store) > before, "their places wait for others");
+    let before = beside(&store);
+    store.forget(&info_hash(0));
+    let freed = before - beside(&store);
+    assert!((900..2_000).contains(&freed), "{freed}: its runs and the shards of its index");
     let totals = store.totals();
     let of_blocks: u64 = totals.block_bytes.iter().sum();
     assert_eq!(of_blocks, store.swarms.lists.slab.bytes() as u64);
@@ -631,6 +667,9 @@ fn peers_of_one_source_are_counted_and_in_large_swarms_estimated() {
     assert_eq!(of(&mut store, Endpoint::new(Ipv4Addr::new(9, 9, 9, 8).into(), 99)), 0);
     for peer in 1_000..50_000 {
         store.announce(Seconds(0), &arrival(0, peer, LEECHER));
+        if peer == 4_000 {
+            assert_eq!(of(&mut store, Endpoint::new(own.into(), 99)), 20, "exactly");
+        }
     }
     for port in 21..=2_000 {
         let own = Endpoint::new(own.into(), port);
