@@ -57,7 +57,8 @@ pub const WEB_OFFERS_MAX: usize = 10;
 pub const WEB_OFFER_ID_CHARS_MAX: usize = 64;
 /// Swarms that the peers of one connection may be in.
 pub const WEB_TORRENTS_MAX: usize = 1_024;
-/// Offers that one connection has been given and may still answer; the oldest goes first.
+/// Offers that one connection has been given and may still answer; the oldest goes first of whoever
+/// has made the most.
 pub const WEB_PENDING_MAX: usize = 64;
 /// Seconds for an answer to an offer; clients give up after 50.
 pub const WEB_PENDING_SECONDS: u32 = 120;

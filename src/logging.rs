@@ -5,9 +5,9 @@
 
 use std::io::{self, IsTerminal};
 
-use throng::config::{Format, Log, log_filter};
+use throng::config::{FilterError, Format, Log, log_filter};
 use throng::control::log::LogFilter;
-use tracing_subscriber::filter::{ParseError, Targets};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{fmt, reload};
@@ -26,7 +26,7 @@ pub enum LogError {
         /// What was written.
         filter: String,
         /// What the parser said.
-        source: ParseError,
+        source: FilterError,
     },
     /// Messages go elsewhere already.
     #[error("cannot set up the log: {0}")]
@@ -92,6 +92,18 @@ mod tests {
         assert_eq!(filter_text("debug", None).as_deref(), Ok("debug"));
         assert_eq!(filter_text("debug", Some("")).as_deref(), Ok("debug"));
         assert_eq!(filter_text("warn", Some("debug")).as_deref(), Ok("debug"));
+    }
+
+    #[test]
+    fn a_misspelt_level_is_noticed_wherever_it_comes_from() {
+        for text in ["debg", "info,debg", "Off,x"] {
+            assert!(filter_text(text, None).is_err_and(|error| error.contains("no level")));
+            let error = filter_text("info", Some(text)).expect_err("no level");
+            assert!(error.contains(FILTER_VARIABLE), "{error}");
+        }
+        for text in ["DEBUG", "throng", "throng::control=debug,warn", "glommio=error"] {
+            assert!(filter_text("info", Some(text)).is_ok(), "{text}");
+        }
     }
 
     #[test]

@@ -239,7 +239,7 @@ fn interpret(expected: &Expected, text: &str) -> Value {
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
             Value::Array(items.map(|item| Value::String(item.to_owned())).collect())
         }
-        _ => Value::String(text.to_owned()),
+        _ => Value::String(text.trim().to_owned()),
     }
 }
 
@@ -318,11 +318,22 @@ pub fn check(bytes: &[u8]) {
         Layers { values: DEFAULTS.clone(), places: BTreeMap::new(), problems: Vec::new() };
     layers.put_overrides(&text.lines().take(OVERRIDES_MAX).map(str::to_owned).collect::<Vec<_>>());
     let _ = ConfigError::Invalid(layers.problems.split_off(0)).to_string();
+    if !layers.places.is_empty() {
+        // What was accepted alone: hardly any text is both, overrides and a file.
+        let (values, places) = (layers.values.clone(), layers.places.clone());
+        check_whole(Layers { values, places, problems: Vec::new() }.finish());
+    }
     let read = layers.put_file("fuzz", &text);
     if read.is_ok() && layers.problems.is_empty() && layers.places.is_empty() {
         return;
     }
-    match read.and_then(|()| layers.finish()) {
+    check_whole(read.and_then(|()| layers.finish()));
+}
+
+/// What is accepted passes its own check and reads back from its own text; what is not says why.
+#[cfg(any(test, fuzzing))]
+fn check_whole(read: Result<Config, ConfigError>) {
+    match read {
         Ok(config) => {
             config.validate().expect("what was loaded is valid");
             let written = toml::to_string(&config).expect("a valid configuration can be written");

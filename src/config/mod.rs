@@ -31,7 +31,7 @@ pub use admin::AdminListen;
 pub use layers::check;
 pub use listen::HttpListen;
 pub use problem::{ConfigError, Place, Problem};
-pub use rules::{MEMORY_BYTES_PER_WORKER_MIN, is_token, log_filter};
+pub use rules::{FilterError, MEMORY_BYTES_PER_WORKER_MIN, is_token, log_filter};
 pub use units::{ByteSize, Span, UnitError};
 
 use crate::limits;

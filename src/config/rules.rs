@@ -374,16 +374,20 @@ pub(super) fn parse_key(text: &str) -> Option<[u8; 16]> {
     u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes)
 }
 
-/// Whether `text` filters log messages as its author thinks.
+/// Whether `text` filters log messages as its author thinks, and says something in each part.
 fn is_filter(text: &str) -> bool {
-    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-    // `tracing` takes a bare word that is no level for a module's name: "debg" would silence
-    // everything. A module is written with its crate, so that a misspelt level is noticed.
-    let is_misspelt = |part: &str| {
-        part.bytes().all(|byte| byte.is_ascii_alphanumeric())
-            && !LEVELS.iter().any(|level| level.eq_ignore_ascii_case(part))
-    };
-    !text.split(',').any(|part| is_misspelt(part.trim())) && log_filter(text).is_ok()
+    !text.split(',').any(|part| part.trim().is_empty()) && log_filter(text).is_ok()
+}
+
+/// Why a text is no filter of log messages.
+#[derive(Debug, thiserror::Error)]
+pub enum FilterError {
+    /// A word that is neither a level nor a module.
+    #[error("{0:?} is no level, and a module is written with its crate: throng::control=debug")]
+    Word(String),
+    /// Anything else.
+    #[error(transparent)]
+    Unreadable(#[from] ParseError),
 }
 
 /// Reads a filter of log messages: levels, of everything or of modules, with commas between them.
@@ -393,10 +397,20 @@ fn is_filter(text: &str) -> bool {
 ///
 /// # Errors
 /// It is none.
-pub fn log_filter(text: &str) -> Result<Targets, ParseError> {
+pub fn log_filter(text: &str) -> Result<Targets, FilterError> {
+    const WORDS: [&str; 7] = ["off", "error", "warn", "info", "debug", "trace", "throng"];
     let parts: Vec<&str> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    // The parser takes a bare word that is no level for a module's name: "debg" would silence
+    // everything.
+    let is_misspelt = |part: &&str| {
+        part.bytes().all(|byte| byte.is_ascii_alphanumeric())
+            && !WORDS.iter().any(|word| word.eq_ignore_ascii_case(part))
+    };
+    if let Some(word) = parts.iter().find(|part| is_misspelt(part)) {
+        return Err(FilterError::Word((*word).to_owned()));
+    }
     // The parser would take an empty text for all modules.
-    if parts.is_empty() { Ok(Targets::new()) } else { parts.join(",").parse() }
+    Ok(if parts.is_empty() { Targets::new() } else { parts.join(",").parse()? })
 }
 
 /// A text with a unit; if it is none, what it is.

@@ -90,7 +90,7 @@ pub fn findings(view: &View<'_>) -> Vec<Finding> {
 
 fn kernel_drops(view: &View<'_>) -> Option<Finding> {
     let drops = |moment: &Moment| {
-        Some(moment.kernel.sockets.iter().flatten().map(|socket| socket.drops).sum())
+        moment.kernel.sockets.iter().map(|socket| socket.as_ref().map(|found| found.drops)).sum()
     };
     let count = view.grew_in_kernel(drops);
     // Damaged datagrams are dropped too, and anybody can send those.

@@ -393,6 +393,10 @@ fn replace_file(path: &Path, text: &[u8], read: Option<Mark>) -> io::Result<()> 
     let folder = folder.unwrap_or(Path::new("."));
     let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?.to_string_lossy();
     let beside = folder.join(format!(".{name}.throng-{}", std::process::id()));
+    // A process of the same number may have ended in the middle of this: in a container all have.
+    if fs::symlink_metadata(&beside).is_ok_and(|left| left.is_file()) {
+        fs::remove_file(&beside)?;
+    }
     let mut file = File::create_new(&beside)?;
     let written = (|| {
         if let Ok(old) = fs::metadata(&path) {

@@ -145,7 +145,7 @@ impl Sample {
             answers: rate(|c| c.web_answers[0]),
             refusals: rate(|c| c.refusals.iter().sum()),
             drops: rate(|c| c.drops.iter().sum()),
-            kernel_drops: real(drops(&now.kernel).saturating_sub(drops(&before.kernel))) / elapsed,
+            kernel_drops: real(drops_between(&before.kernel, &now.kernel)) / elapsed,
             received_bytes: rate(|c| {
                 c.udp_received_bytes.iter().chain(&c.http_received_bytes).sum()
             }),
@@ -223,8 +223,11 @@ fn answered(counters: &Counters, transport: Transport, action: Action) -> u64 {
     Family::ALL.into_iter().map(|family| cells[request_index(transport, family, action)]).sum()
 }
 
-fn drops(kernel: &Reading) -> u64 {
-    kernel.sockets.iter().flatten().map(|socket| socket.drops).sum()
+/// Datagrams that were dropped at those sockets of which both readings know: a reading may miss one.
+fn drops_between(before: &Reading, now: &Reading) -> u64 {
+    let pairs = before.sockets.iter().zip(&now.sockets);
+    let known = pairs.filter_map(|(before, now)| before.as_ref().zip(now.as_ref()));
+    known.map(|(before, now)| now.drops.saturating_sub(before.drops)).sum()
 }
 
 /// Of each worker, the shares of the time in which it ran, and in which it was ready.

@@ -361,7 +361,8 @@ impl Run<'_> {
             State::Idle | State::Closing => self.close(index),
             // It was closed while it was idle and we did not know yet: RFC 9112 section 9.3.1.
             State::Asking if connection.used && connection.answer.is_empty() => {
-                connection.stream = None;
+                // Once: if it cannot be opened again, that is a failure.
+                (connection.stream, connection.used) = (None, false);
                 self.open(index);
             }
             State::Asking => {

@@ -147,7 +147,7 @@ impl super::Client for Client {
     fn connect(&mut self, around: Surroundings<'_>) -> Result<(), LoadError> {
         for source in &mut self.sources {
             let timeout = Some(around.plan.timeout);
-            let id = source.socket.set_read_timeout(timeout).and_then(|()| source.connect());
+            let id = source.connect(around.plan, timeout);
             source.id = id.map_err(|error| LoadError::Silent {
                 target: around.plan.target.to_string(),
                 why: match error.kind() {
@@ -195,10 +195,15 @@ fn socket(plan: &Plan, number: u32) -> io::Result<UdpSocket> {
 }
 
 impl Source {
-    /// Gets a `connection_id`, trying several times. The socket has a timeout.
-    fn connect(&self) -> io::Result<ConnectionId> {
+    /// Gets a `connection_id`, trying several times.
+    fn connect(&mut self, plan: &Plan, timeout: Option<Duration>) -> io::Result<ConnectionId> {
         let mut last = io::Error::from(io::ErrorKind::WouldBlock);
         for attempt in 0..CONNECT_TRIES {
+            if attempt > 0 {
+                // What comes late for the one before must not be taken for an answer to a request.
+                self.socket = socket(plan, self.number)?;
+            }
+            self.socket.set_read_timeout(timeout)?;
             let transaction_id = TransactionId((attempt + 1).to_be_bytes());
             let mut buffer = [0; 64];
             let len = write_connect_request(&mut buffer, transaction_id);
@@ -209,7 +214,11 @@ impl Source {
             }
             match self.socket.recv(&mut buffer) {
                 Ok(len) => match Reply::parse(&buffer[..len]) {
-                    Ok(Reply::Connect { connection_id, .. }) => return Ok(connection_id),
+                    Ok(Reply::Connect { connection_id, transaction_id: of })
+                        if of == transaction_id =>
+                    {
+                        return Ok(connection_id);
+                    }
                     _ => last = io::Error::other("its answer to a connect is none"),
                 },
                 Err(error) => last = error,

@@ -497,10 +497,16 @@ pub fn check(config: &Config) -> Result<Vec<Finding>, RunError> {
     findings.extend(network::machine(config, settings.workers, BACKLOG));
     findings.extend(network::access_lists(&list_files(config)));
     findings.extend(network::admin(&config.admin));
-    // A file that is not there has its finding already.
-    if let Err(RunError::Config(detail)) = token(config) {
-        let remedy = "Write a longer one into it, as `openssl rand -hex 32` makes them.";
-        findings.push(Finding::new(Level::Problem, "admin token", detail, remedy.to_owned()));
+    match token(config) {
+        Ok(_) => {}
+        // A file that is not there has its finding already.
+        Err(RunError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => {
+            let remedy = "Let the user that throng runs as read it, and write 16 letters or more \
+                          into it, as `openssl rand -hex 32` makes them.";
+            let (title, detail) = ("admin token", error.to_string());
+            findings.push(Finding::new(Level::Problem, title, detail, remedy.to_owned()));
+        }
     }
     if config.http.listen.iter().any(|listen| listen.tls) {
         findings.extend(check::certificates(certificates::load(&config.tls.pairs())));

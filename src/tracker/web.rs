@@ -73,6 +73,10 @@ pub struct Call<'a> {
 /// The offers of one announce.
 pub type Calls<'a> = SmallVec<[Call<'a>; WEB_OFFERS_MAX]>;
 
+/// Peers of a closed connection that one message names: the owner does what a message asks for in
+/// one go, and others wait for it.
+const LEAVE_TOGETHER: usize = 32;
+
 impl Tracker {
     /// A WebSocket connection from `ip` has been opened.
     pub fn web_opened(&mut self, ip: IpAddr, connection: Connection) {
@@ -101,14 +105,17 @@ impl Tracker {
                 continue;
             }
             let mut members = Vec::new();
-            for (_, peer) in peers {
-                write_member(&mut members, &peer.info_hash, &peer.peer_id);
-            }
-            let message = Message::WebLeave { connection, members: &members };
-            if self.post(owner, &message, effects).is_err() {
-                let departures = &mut self.web_connections.departures;
-                if departures.len() < DEPARTURES_MAX {
-                    departures.push((owner, self.message.clone()));
+            for peers in peers.chunks(LEAVE_TOGETHER) {
+                members.clear();
+                for (_, peer) in peers {
+                    write_member(&mut members, &peer.info_hash, &peer.peer_id);
+                }
+                let message = Message::WebLeave { connection, members: &members };
+                if self.post(owner, &message, effects).is_err() {
+                    let departures = &mut self.web_connections.departures;
+                    if departures.len() < DEPARTURES_MAX {
+                        departures.push((owner, self.message.clone()));
+                    }
                 }
             }
         }

@@ -55,6 +55,8 @@ const WAIT_SECONDS: u32 = PENDING_SCRAPE_SECONDS + 1;
 const SPARE_BUFFERS: usize = 256;
 /// Bytes above which a buffer is not kept.
 const SPARE_BYTES_MAX: usize = 64 * 1_024;
+/// Bytes that wait for a WebSocket, beside those on their way, above which it is not read from.
+const WEB_UNHEARD_BYTES: usize = 32 * 1_024;
 
 /// The bounds of connections.
 #[derive(Clone, Copy, Debug)]
@@ -477,17 +479,17 @@ impl Connections {
             Step::Both => {
                 // What was left of the handshake's own reads.
                 recycle(&mut self.spare, std::mem::take(&mut conn.input));
-                if !conn.reading {
+                if conn.writing.is_none() {
+                    if conn.has_output() {
+                        conn.write(token, ring);
+                        conn.web_mut().write_began = now;
+                    } else {
+                        recycle(&mut self.spare, std::mem::take(&mut conn.output));
+                    }
+                }
+                // One that does not take what it has asked for is not heard until it does.
+                if !conn.reading && conn.output.len() <= WEB_UNHEARD_BYTES {
                     conn.read(token, true, ring);
-                }
-                if conn.writing.is_some() {
-                    return;
-                }
-                if conn.has_output() {
-                    conn.write(token, ring);
-                    conn.web_mut().write_began = now;
-                } else {
-                    recycle(&mut self.spare, std::mem::take(&mut conn.output));
                 }
             }
             Step::Drain => {

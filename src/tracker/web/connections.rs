@@ -95,9 +95,25 @@ impl WebConnection {
     pub fn give(&mut self, now: Seconds, digest: u64, offerer: Place) {
         let late = |pending: &Pending| now.since(pending.given) > WEB_PENDING_SECONDS;
         let expired = self.pending.iter().take_while(|pending| late(pending)).count();
-        let surplus = (self.pending.len() - expired + 1).saturating_sub(WEB_PENDING_MAX);
-        self.pending.drain(..expired + surplus);
+        self.pending.drain(..expired);
+        if self.pending.len() >= WEB_PENDING_MAX {
+            self.pending.remove(self.surplus());
+        }
         self.pending.push(Pending { digest, offerer, given: now });
+    }
+
+    /// The oldest offer of whoever has made the most: nobody can push out what others have offered
+    /// by offering much.
+    fn surplus(&self) -> usize {
+        let of = |offerer| self.pending.iter().filter(|other| other.offerer == offerer).count();
+        let (mut most, mut oldest) = (0, 0);
+        for (at, pending) in self.pending.iter().enumerate() {
+            let count = of(pending.offerer);
+            if count > most {
+                (most, oldest) = (count, at);
+            }
+        }
+        oldest
     }
 
     /// Who made the offer of this digest, once.
@@ -108,5 +124,33 @@ impl WebConnection {
             self.pending = Vec::new();
         }
         (now.since(pending.given) <= WEB_PENDING_SECONDS).then_some(pending.offerer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_offers_much_pushes_out_his_own() {
+        let mut connection = WebConnection::new(IpAddr::from([192, 0, 2, 1]));
+        let by = |connection| Place { core: 0, connection };
+        let now = Seconds(5);
+        connection.give(now, 1, by(1));
+        connection.give(now, 2, by(2));
+        connection.give(now, 3, by(2));
+        for digest in 100..1_000 {
+            connection.give(now, digest, by(3));
+        }
+        assert_eq!(connection.pending.len(), WEB_PENDING_MAX);
+        for (digest, offerer) in [(1, 1), (2, 2), (3, 2), (999, 3)] {
+            assert_eq!(connection.take(now, digest), Some(by(offerer)));
+        }
+        assert_eq!(connection.take(now, 100), None);
+        // Of those that have offered as much the oldest goes.
+        let mut connection = WebConnection::new(IpAddr::from([192, 0, 2, 1]));
+        let most = u64::try_from(WEB_PENDING_MAX).expect("a few");
+        (0..=most).for_each(|n| connection.give(now, n, by(n)));
+        assert_eq!((connection.take(now, 0), connection.take(now, 1)), (None, Some(by(1))));
     }
 }
