@@ -36,6 +36,27 @@ impl Drop for Fake {
 /// A UDP tracker that answers connects, and whose further answers are up to `answer`: from the
 /// request, and its source, to datagrams.
 fn udp_fake(mut answer: impl FnMut(&[u8], SocketAddr) -> Vec<Vec<u8>> + Send + 'static) -> Fake {
+    udp_listener(move |socket, request, source| {
+        let replies = match connected(request) {
+            Some(reply) => vec![reply],
+            None => answer(request, source),
+        };
+        for reply in replies {
+            let _ = socket.send_to(&reply, source);
+        }
+    })
+}
+
+/// The answer to a request, if it is a connect.
+fn connected(request: &[u8]) -> Option<Vec<u8>> {
+    match Request::parse(request).expect("our own requests are right") {
+        Request::Connect(id) => Some([&[0; 4][..], &id.0, &[7; 8]].concat()),
+        _ => None,
+    }
+}
+
+/// Whoever is handed the datagrams that come.
+fn udp_listener(mut hear: impl FnMut(&UdpSocket, &[u8], SocketAddr) + Send + 'static) -> Fake {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     socket.set_read_timeout(Some(LOOK)).expect("it can wait");
     let address = socket.local_addr().expect("it is bound");
@@ -44,14 +65,8 @@ fn udp_fake(mut answer: impl FnMut(&[u8], SocketAddr) -> Vec<Vec<u8>> + Send + '
     let thread = thread::spawn(move || {
         let mut buffer = [0; 2_048];
         while !stopped.load(Ordering::Relaxed) {
-            let Ok((len, source)) = socket.recv_from(&mut buffer) else { continue };
-            let request = &buffer[..len];
-            let replies = match Request::parse(request).expect("our own requests are right") {
-                Request::Connect(id) => vec![[&[0; 4][..], &id.0, &[7; 8]].concat()],
-                _ => answer(request, source),
-            };
-            for reply in replies {
-                let _ = socket.send_to(&reply, source);
+            if let Ok((len, source)) = socket.recv_from(&mut buffer) {
+                hear(&socket, &buffer[..len], source);
             }
         }
     });
@@ -193,6 +208,28 @@ fn late_answers_are_lost_and_not_wrong() {
     // The last one is never answered.
     assert!((1..report.total.sent).contains(&fault_count(&report, Fault::Late)), "{report}");
     assert_eq!(report.wrong, 0, "{report}");
+}
+
+#[test]
+fn a_late_answer_to_a_connect_is_nobodys() {
+    // The first is answered when the second comes.
+    let mut late: Option<(Vec<u8>, SocketAddr)> = None;
+    let fake = udp_listener(move |socket, request, source| {
+        let reply = connected(request);
+        if let (Some(reply), None) = (&reply, &late) {
+            late = Some((reply.clone(), source));
+            return;
+        }
+        if let Some((late, source)) = late.as_mut().filter(|(late, _)| !late.is_empty()) {
+            let _ = socket.send_to(&std::mem::take(late), *source);
+        }
+        let _ = socket.send_to(&reply.unwrap_or_else(|| right(request)), source);
+    });
+    let timeout = Duration::from_millis(200);
+    let plan = Plan { sources: 1, timeout, ..plan(Transport::Udp, fake.address) };
+    let report = run(&plan);
+    assert_eq!(report.verdict(), Verdict::Verified, "{report}");
+    assert!(report.faults.is_empty(), "{report}");
 }
 
 #[test]
