@@ -27,6 +27,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
 use tokio_stream::wrappers::WatchStream;
 use tokio_stream::{Stream, StreamExt};
 use tracing::info;
@@ -41,6 +42,8 @@ use crate::tracker::access::hashes::parse_hex;
 
 /// How long a request may take to come.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
+/// How long an answer may wait for whoever asked to read on.
+const READ_WITHIN: Duration = Duration::from_secs(10);
 /// What most answers are.
 const JSON: &str = "application/json";
 /// Bytes of a list that takes another's place: ten million hashes. Of any other body.
@@ -128,16 +131,19 @@ pub fn spawn(
     Ok(())
 }
 
-/// Serves the connections of a listener. Whoever does not say what it wants is not waited for, and
-/// there are no more at once than there is room for: their descriptors are the peers', too.
+/// Serves the connections of a listener. Whoever does not say what it wants, or does not read what
+/// it gets, is not waited for, and there are no more at once than there is room for: their
+/// descriptors are the peers', too.
 async fn serve<L: Listener>(mut listener: L, router: Router, room: Arc<Semaphore>) {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
     loop {
         let Ok(place) = room.clone().acquire_owned().await else { return };
         let (stream, _) = listener.accept().await;
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(READ_WITHIN));
         let service = TowerToHyperService::new(router.clone());
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let connection = builder.serve_connection(TokioIo::new(Box::pin(stream)), service);
         tokio::spawn(async move {
             // Whoever goes in the middle has its reasons.
             let _ = connection.await;

@@ -2,6 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 use throng::rng::Rng;
@@ -186,4 +188,26 @@ fn monitors_get_the_form_that_they_ask_for() {
     ] {
         assert!(text.contains(&format!("\n{name}")), "{name}");
     }
+}
+
+#[test]
+fn who_asks_and_does_not_read_is_not_waited_for() {
+    let Some(throng) = start(&[]) else { return };
+    let before = throng.open_files();
+    let mut stream = TcpStream::connect(throng.admin).expect("it listens");
+    stream.set_nonblocking(true).expect("it can");
+    let asked = b"GET /metrics HTTP/1.1\r\nHost: [::1]\r\n\r\n".repeat(1_000);
+    // Until nobody takes any more of it.
+    let give_up = Instant::now() + PATIENCE;
+    let mut refused = 0;
+    while refused < 20 {
+        assert!(Instant::now() < give_up, "all is answered and kept");
+        match stream.write(&asked) {
+            Ok(_) => refused = 0,
+            Err(_) => refused += 1,
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(throng.open_files() > before);
+    eventually("it is closed", 3 * PATIENCE, || throng.open_files() <= before);
 }
