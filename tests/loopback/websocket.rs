@@ -455,6 +455,33 @@ fn who_does_not_read_pongs_is_not_heard_and_closed_at_its_deadline() {
 }
 
 #[test]
+fn whoever_is_banned_is_told_so_and_leaves() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let list = folder.path().join("ban");
+    std::fs::write(&list, "# nobody\n").expect("a folder of our own");
+    let ban = format!("access.ban={}", list.display());
+    let Some(throng) = start(&["workers=2", "limits.exempt=", &ban]) else { return };
+    let hash = some_hash(&mut Rng::new(76));
+    let mut web = Web::open(throng.http[0]);
+    web.join(&hash, "-XX0001-websocket001", 1);
+    eventually("it is counted", PATIENCE, || throng.metric("web_leechers") == 1);
+    std::fs::write(&list, "127.0.0.1\n").expect("a folder of our own");
+    throng.signal(Signal::USR1);
+    let give_up = Instant::now() + PATIENCE;
+    let code = loop {
+        assert!(Instant::now() < give_up, "it is served");
+        web.say(announce(&hash, "-XX0001-websocket001", 1, &json!([])));
+        match web.0.read().expect("an answer, or a close") {
+            Message::Close(close) => break close.map(|close| u16::from(close.code)),
+            Message::Text(text) if text.contains("failure reason") => {}
+            _ => thread::sleep(Duration::from_millis(20)),
+        }
+    };
+    assert_eq!(code, Some(1_008));
+    eventually("its peer leaves", PATIENCE, || throng.metric("web_leechers") == 0);
+}
+
+#[test]
 fn peers_of_connections_that_vanish_leave_at_once() {
     let Some(throng) = start(&["workers=3"]) else { return };
     let mut rng = Rng::new(74);

@@ -1,7 +1,7 @@
 //! What a connection's bytes ask for: HTTP requests one after the other, or WebSocket messages.
 
 use super::conn::{After, Conn, State};
-use super::websocket::{Event, Life};
+use super::websocket::{Event, Life, Reason};
 use crate::dataplane::ring::Token;
 use crate::limits::{HTTP_PIPELINE_MAX, HTTP_RESPONSE_BYTES_MAX};
 use crate::time::Seconds;
@@ -191,5 +191,9 @@ impl<E: Effects> Serving<'_, E> {
         }
         let amid = web.socket.is_amid_message();
         web.message_began = amid.then(|| web.message_began.filter(|_| !any).unwrap_or(*now));
+        if any && tracker.bans(conn.client.to_canonical()) {
+            // It has been told why; with the connection its peers leave.
+            conn.close_web(*now, Reason::Banned);
+        }
     }
 }

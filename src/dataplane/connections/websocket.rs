@@ -54,6 +54,8 @@ pub enum Reason {
     Protocol,
     /// Text that is no UTF-8 (1007).
     NoText,
+    /// Its client is not listened to any more (1008).
+    Banned,
     /// A message longer than [`WEB_MESSAGE_BYTES_MAX`] (1009).
     TooLong,
 }
@@ -128,6 +130,7 @@ impl WebSocket {
             Reason::GoingAway => CloseCode::Away,
             Reason::Protocol => CloseCode::Protocol,
             Reason::NoText => CloseCode::Invalid,
+            Reason::Banned => CloseCode::Policy,
             Reason::TooLong => CloseCode::Size,
         });
         write_frame(OpCode::Control(Control::Close), &code.to_be_bytes(), output);
