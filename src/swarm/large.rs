@@ -534,6 +534,10 @@ mod tests {
             assert!(in_last < SMALL_MAX / 2 || room <= 2 * in_last + 2, "{in_last} of {room}");
         }
         large.check_invariants(&slab, &hasher);
+        for peer in (0..least).rev() {
+            large.remove(&mut slab, &hasher, peer);
+            assert_eq!(large.runs.blocks.len(), 1, "the first stays");
+        }
         // Two runs go, and each is halved some times.
         assert!((6..=16).contains(&moves), "{moves}");
     }

@@ -29,6 +29,7 @@ fn a_flood_of_invented_hashes_displaces_itself() {
     let totals = store.totals();
     assert!(totals.bytes <= budget as u64, "{totals:?}");
     assert!(totals.evicted_swarms > 0);
+    assert_eq!(totals.evicted_peers, totals.evicted_swarms, "of one peer each");
     for swarm in 0..200 {
         let handle = store.find(Seconds(20), &info_hash(swarm)).expect("a real swarm stays");
         assert_eq!(store.counts(handle).leechers, 5);
