@@ -288,7 +288,8 @@ impl Report {
     #[must_use]
     pub const fn verdict(&self) -> Verdict {
         let replies = match &self.fill {
-            Some(fill) if self.plan.idle => fill.announces,
+            // Nothing was measured, or it was ended before.
+            Some(fill) if self.plan.idle || self.total.sent == 0 => fill.announces,
             _ => self.total.replies,
         };
         if self.wrong > 0 {

@@ -16,6 +16,7 @@ mod replies;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -92,7 +93,7 @@ pub struct Received<'a> {
 struct Kernel {
     uring: IoUring,
     /// Requests that did not fit into the submission queue, in order.
-    backlog: Vec<squeue::Entry>,
+    backlog: VecDeque<squeue::Entry>,
     /// Requests given to the kernel, or waiting in the queue, whose last completion has not come.
     in_flight: usize,
     #[cfg(test)]
@@ -107,7 +108,7 @@ impl Kernel {
     fn push(&mut self, entry: squeue::Entry) {
         self.in_flight += 1;
         if !self.backlog.is_empty() || !self.try_push(&entry) {
-            self.backlog.push(entry);
+            self.backlog.push_back(entry);
         }
     }
 
@@ -134,12 +135,14 @@ impl Kernel {
             if self.backlog.is_empty() {
                 return Ok(());
             }
-            let mut moved = 0;
-            while moved < self.backlog.len() && self.try_push(&self.backlog[moved].clone()) {
-                moved += 1;
+            let waiting = self.backlog.len();
+            while let Some(entry) = self.backlog.front().cloned() {
+                if !self.try_push(&entry) {
+                    break;
+                }
+                self.backlog.pop_front();
             }
-            self.backlog.drain(..moved);
-            if moved == 0 {
+            if self.backlog.len() == waiting {
                 return Ok(());
             }
         }
@@ -222,7 +225,7 @@ impl Ring {
         Ok(Self {
             kernel: Kernel {
                 uring,
-                backlog: Vec::new(),
+                backlog: VecDeque::new(),
                 in_flight: 0,
                 #[cfg(test)]
                 faults: None,
