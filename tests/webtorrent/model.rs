@@ -394,7 +394,13 @@ impl Script {
         let pending = self.pending.entry(to).or_default();
         pending.retain(|pending| now.since(pending.given) <= WEB_PENDING_SECONDS);
         if pending.len() == WEB_PENDING_MAX {
-            self.dropped.insert(to, pending.remove(0));
+            // The oldest of whoever has made the most.
+            let of = |pending: &Pending| self.made[&pending.id].by;
+            let count = |by| pending.iter().filter(|other| of(other) == by).count();
+            let counts: Vec<usize> = pending.iter().map(|pending| count(of(pending))).collect();
+            let most = counts.iter().max().expect("they are many");
+            let surplus = counts.iter().position(|count| count == most).expect("it is one of them");
+            self.dropped.insert(to, pending.remove(surplus));
             self.crowded += 1;
         }
         pending.push(Pending { id: id.to_owned(), given: now, candidates });
