@@ -572,6 +572,16 @@ mod tests {
                 large.runs.set_stamp(&mut slab, position, 0);
             }
         }
+        // Where it goes on there may be nobody any more.
+        for at in [2_400, 2_048, 2_000] {
+            large.runs.set_stamp(&mut slab, at, 90);
+            assert_eq!(large.position_of_age(&slab, 100, 10), Some(at));
+            large.runs.set_stamp(&mut slab, at, 0);
+            while large.census.len > at - 10 {
+                large.remove(&mut slab, &hasher, large.census.len - 1);
+            }
+            assert_eq!(large.position_of_age(&slab, 100, 10), None);
+        }
     }
 
     #[test]

@@ -299,6 +299,17 @@ fn what_has_to_become_large_does_not_fit() {
     }
     assert!(fits(&store, 0, small));
     assert!(!fits(&store, 1, small));
+    // There is room for two peers, but not for three.
+    for (hash, peers) in [(10, 1), (11, 2), (12, 2), (13, 3)] {
+        (0..peers).for_each(|peer| _ = store.announce(Seconds(0), &arrival(hash, peer, LEECHER)));
+    }
+    let swarm = store.swarms.find(&info_hash(13)).expect("it has peers");
+    let class = store.swarms.lists.head(swarm).class();
+    let slab = &mut store.swarms.lists.slab;
+    while slab.has_room(Use::Swarms, class) {
+        let _ = slab.allocate(Use::Swarms, class);
+    }
+    assert!(fits(&store, 10, 9) && !fits(&store, 11, 9));
     // Then its runs and its index decide.
     let needed = (small..2_000).filter(|&peer| {
         store.announce(Seconds(0), &arrival(1, peer, LEECHER));
@@ -614,6 +625,9 @@ fn a_swarm_is_looked_into_and_forgotten() {
         }
         store.announce(Seconds(50), &Arrival { endpoint: v6, ..arrival(0, 0, SEEDER) });
         store.announce(Seconds(50), &arrival(1, 1, LEECHER));
+        let seeders = peers.div_ceil(3) + 1;
+        let counts = Counts { seeders, leechers: peers + 1 - seeders, ..Counts::default() };
+        assert_eq!(store.look_up(&info_hash(0)), Some(counts));
         let found = store.peers(Seconds(60), &info_hash(0), 0, 1_000);
         let mut expected: Vec<_> = (0..peers)
             .map(|peer| (Some(arrival(0, peer, SEEDER).endpoint), peer % 3 == 0, 60 - peer / 10))
@@ -675,6 +689,11 @@ fn peers_of_one_source_are_counted_and_in_large_swarms_estimated() {
         if peer == 4_000 {
             assert_eq!(of(&mut store, Endpoint::new(own.into(), 99)), 20, "exactly");
         }
+        if peer == 5_100 {
+            // Hardly more than are looked at.
+            let about = of(&mut store, Endpoint::new(own.into(), 99));
+            assert!((18..=21).contains(&about), "{about}");
+        }
     }
     for port in 21..=2_000 {
         let own = Endpoint::new(own.into(), port);
@@ -713,6 +732,33 @@ fn a_look_at_some_peers_may_fall_on_any() {
     }
     let share = f64::from(found) / 100.0 / f64::from(640 * pieces);
     assert!((0.35..0.65).contains(&share), "{share}");
+}
+
+#[test]
+fn who_is_as_old_as_may_be_stays_while_others_expire() {
+    let mut store = store(64 << 20, 10_000);
+    store.announce(Seconds(0), &arrival(0, 1, LEECHER));
+    store.announce(Seconds(1), &arrival(0, 2, LEECHER));
+    let handle = store.find(Seconds(3_001), &info_hash(0)).expect("one is there");
+    assert_eq!(store.counts(handle).leechers, 1);
+    assert_eq!(store.find(Seconds(3_002), &info_hash(0)), None);
+}
+
+#[test]
+fn all_are_given_up_to_as_many_as_are_wanted() {
+    let mut store = store(64 << 20, 10_000);
+    for peer in 0..60 {
+        store.announce(Seconds(0), &arrival(0, peer, if peer < 20 { SEEDER } else { LEECHER }));
+    }
+    for (seeder, others) in [(false, 59), (true, 40)] {
+        let report = if seeder { SEEDER } else { LEECHER };
+        let who = arrival(0, if seeder { 0 } else { 30 }, report);
+        for want in 35..65 {
+            let announced = store.announce(Seconds(0), &who);
+            let sample = store.sample(announced.swarm, &wish(Some(announced.asker), seeder, want));
+            assert_eq!(sample.count(Family::V4), others.min(want.into()), "{want}");
+        }
+    }
 }
 
 #[test]
