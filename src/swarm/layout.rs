@@ -375,6 +375,7 @@ mod tests {
                 assert!(!expired(ttl - ttl / 50), "{ttl}");
                 assert_eq!(expired(ttl), ttl > 7_800, "{ttl}");
                 assert!(expired(ttl + clock.span_secs()), "{ttl}");
+                assert!(clock.span_secs() > 8_500.max(ttl), "{ttl}");
             }
         }
     }

@@ -377,6 +377,23 @@ fn a_large_list_that_becomes_small_is_what_it_was() {
 }
 
 #[test]
+fn ids_are_kept_in_lists_of_all_sizes() {
+    let bounds = Bounds { keep_peer_ids: true, ..store(64 << 20, 10_000).bounds };
+    let mut store = SwarmStore::new(bounds, HashKey(7, 8), Rng::new(9)).expect("memory");
+    for round in [1, 2] {
+        for peer in 0..300 {
+            let peer_id = PeerId([round; 20]);
+            store.announce(Seconds(0), &Arrival { peer_id, ..arrival(0, peer, LEECHER) });
+            if peer % 50 == 0 {
+                let found = store.peers(Seconds(0), &info_hash(0), 0, 1_000);
+                let of_round = found.iter().filter(|found| found.peer_id == Some(peer_id)).count();
+                assert_eq!(of_round, peer as usize + 1);
+            }
+        }
+    }
+}
+
+#[test]
 #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn what_large_lists_have_elsewhere_counts() {
     let mut store = store(64 << 20, 1_000_000);
