@@ -449,6 +449,23 @@ fn both_families_share_the_wanted_number() {
 }
 
 #[test]
+fn both_kinds_are_present_though_there_are_more_lists_than_are_wanted() {
+    let mut world = World::of(2);
+    for n in 0..10 {
+        world.http(v4(n).ip(), &leecher(HASH, 6_881));
+        world.http(v6(n).ip(), &leecher(HASH, 6_881));
+    }
+    let seed = Endpoint::new(v4(100).ip(), 6_881);
+    world.http(seed.ip(), &seeder(HASH, 6_881));
+    let two = Announce { num_want: NumWant::Count(2), ..leecher(HASH, 6_881) };
+    for _ in 0..50 {
+        let peers = world.http(v4(0).ip(), &two).peers();
+        assert_eq!(peers.len(), 2);
+        assert!(peers.contains(&seed), "{peers:?}");
+    }
+}
+
+#[test]
 fn the_dictionary_form_has_peer_ids_when_they_are_kept_and_wanted() {
     for (keep_peer_ids, query, with_ids) in [
         (true, "&compact=0", true),

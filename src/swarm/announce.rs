@@ -105,6 +105,8 @@ impl SwarmStore {
             }
         }
 
+        // Who has expired is nobody's company, and not known any more.
+        let found = found.and_then(|swarm| self.expire_swarm(stamp, swarm));
         if let Some(newcomer) = self.newcomer(arrival, found, &news) {
             admit(newcomer, &Company { store: self, swarm: found, arrival, chance })?;
         }

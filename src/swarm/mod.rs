@@ -42,7 +42,7 @@ use self::hash::Hasher;
 use self::layout::Clock;
 use self::peers::Census;
 use self::room::peers_of_half;
-use self::sample::{BUCKETS_MAX, Bucket, Choice, apportion, apportion_two};
+use self::sample::{BUCKETS_MAX, Bucket, Choice, apportion, apportion_two, keep_both_kinds};
 use self::slab::Block;
 use self::survey::Survey;
 use self::swarms::Swarms;
@@ -357,6 +357,9 @@ impl SwarmStore {
         let mut shares = [0; BUCKETS_MAX];
         let want = u32::from(wish.num_want);
         apportion(draws.next_u32(), want, &sizes, &mut shares[..sizes.len()]);
+        if !wish.seeder {
+            keep_both_kinds(&sizes, &mut shares[..sizes.len()]);
+        }
         for (bucket, share) in buckets.iter().zip(shares) {
             self.choice.take(bucket, bucket.begin(draws.next_u32()), share);
         }

@@ -49,6 +49,27 @@ pub fn apportion(draw: u32, want: u32, sizes: &[u32], shares: &mut [u32]) {
     }
 }
 
+/// Lets both kinds have a share if both exist and more than one is given, though there are more
+/// buckets than that. The buckets are pairs: the leechers and the seeders of one list.
+///
+/// The share comes from the other half of the pair if it has one: so no family loses its only one.
+pub fn keep_both_kinds(sizes: &[u32], shares: &mut [u32]) {
+    for kind in 0..2 {
+        let all = |values: &[u32], kind| values.iter().skip(kind).step_by(2).sum::<u32>();
+        if all(shares, kind) > 0 || all(sizes, kind) == 0 || all(shares, 1 - kind) < 2 {
+            continue;
+        }
+        let of_kind = (kind..sizes.len()).step_by(2).filter(|&bucket| sizes[bucket] > 0);
+        let taker = of_kind.max_by_key(|&bucket| (shares[bucket ^ 1] > 0, sizes[bucket]));
+        let giver = (1 - kind..sizes.len()).step_by(2).filter(|&bucket| shares[bucket] > 0);
+        let giver = giver.max_by_key(|&bucket| (taker == Some(bucket ^ 1), shares[bucket]));
+        if let (Some(taker), Some(giver)) = (taker, giver) {
+            shares[taker] += 1;
+            shares[giver] -= 1;
+        }
+    }
+}
+
 /// What [`apportion`] gives to each of two buckets whose sizes exceed `want` together.
 #[inline]
 #[must_use]
@@ -283,6 +304,38 @@ mod tests {
                 let enough = usize::try_from(want).expect("small") >= kinds;
                 assert!(!(enough && size > 0) || *share > 0, "{want} of {sizes:?}: {shares:?}");
             }
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+    fn both_kinds_have_a_share_if_two_are_given() {
+        let mut rng = Rng::new(6);
+        for _ in 0..20_000 {
+            let mut sizes = [0; BUCKETS_MAX];
+            for size in &mut sizes {
+                *size = if rng.below(2) == 0 { 0 } else { rng.below(20) };
+            }
+            let want = rng.below(8);
+            let mut shares = [0; BUCKETS_MAX];
+            apportion(rng.next_u32(), want, &sizes, &mut shares);
+            let before = shares;
+            keep_both_kinds(&sizes, &mut shares);
+            let kinds = |values: &[u32]| {
+                [0, 1].map(|kind| values.iter().skip(kind).step_by(2).sum::<u32>())
+            };
+            let [of_shares, of_before, of_sizes] = [&shares, &before, &sizes].map(|all| kinds(all));
+            assert_eq!(shares.iter().sum::<u32>(), before.iter().sum::<u32>());
+            assert!(shares.iter().zip(sizes).all(|(share, size)| *share <= size));
+            let lacks = (0..2).any(|kind| of_sizes[kind] > 0 && of_shares[kind] == 0);
+            assert!(want < 2 || !lacks, "{want} of {sizes:?}: {shares:?}");
+            // Nothing is done without need, and the lists that had somebody are as many.
+            let lacked = (0..2).any(|kind| of_sizes[kind] > 0 && of_before[kind] == 0);
+            assert_eq!(shares != before, lacked && want >= 2);
+            let lists = |shares: &[u32]| shares.chunks(2).filter(|pair| **pair != [0; 2]).count();
+            let paired = (0..BUCKETS_MAX)
+                .any(|at| before[at] > 0 && sizes[at ^ 1] > 0 && of_before[(at ^ 1) % 2] == 0);
+            assert!(!paired || lists(&shares) == lists(&before), "{before:?} {shares:?}");
         }
     }
 

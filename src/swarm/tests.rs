@@ -614,6 +614,33 @@ fn newcomers_come_in_if_they_are_admitted_and_others_are_not_asked_for() {
     assert_eq!(store.totals().swarms, 1);
 }
 
+#[test]
+fn who_has_expired_is_a_newcomer_and_no_company() {
+    let own = |port| {
+        let endpoint = Endpoint::new(Ipv4Addr::new(9, 9, 9, 9).into(), port);
+        Arrival { endpoint, ..arrival(0, 0, LEECHER) }
+    };
+    let asked = |store: &mut SwarmStore, now, who: &Arrival| {
+        let mut asked = None;
+        let answer = store.announce_if(Seconds(now), who, |newcomer, company| {
+            asked = Some((newcomer, company.of_source()));
+            Err(())
+        });
+        (answer.is_ok(), asked)
+    };
+    let mut store = store(64 << 20, 100);
+    for port in 1..=5 {
+        store.announce(Seconds(0), &own(port));
+    }
+    store.announce(Seconds(1_000), &arrival(0, 1, LEECHER));
+    assert_eq!(asked(&mut store, 3_000, &own(9)), (false, Some((Newcomer::Peer, 5))));
+    assert_eq!(asked(&mut store, 3_000, &own(5)), (true, None));
+    assert_eq!(asked(&mut store, 3_001, &own(4)), (false, Some((Newcomer::Peer, 1))));
+    assert_eq!(asked(&mut store, 4_001, &own(9)), (false, Some((Newcomer::Peer, 1))));
+    assert_eq!(asked(&mut store, 6_001, &own(5)), (false, Some((Newcomer::Swarm, 0))));
+    store.check_invariants();
+}
+
 /// However many swarms somebody is refused, nobody has to go for them.
 #[test]
 #[cfg_attr(miri, ignore = "too many steps for an interpreter")]

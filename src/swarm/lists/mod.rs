@@ -281,7 +281,7 @@ impl Lists {
         if !self.head(*list).is_large() {
             let head = self.head(*list);
             let (len, room) = (usize::from(head.len), self.room(head));
-            if len < room || len < SMALL_MAX {
+            if len < SMALL_MAX {
                 if len == room {
                     *list = self.resize(*list, len + 1);
                 }

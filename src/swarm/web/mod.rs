@@ -272,7 +272,8 @@ impl WebStore {
         })
     }
 
-    /// A peer leaves, on its own or with its connection. Returns whether it was there.
+    /// A peer leaves, on its own or with its connection; the swarm goes with the last, unless it has
+    /// downloads to tell about. Returns whether the peer was there.
     pub fn leave(
         &mut self,
         now: Seconds,
@@ -283,7 +284,11 @@ impl WebStore {
         let Some(swarm) = self.find_swarm(info_hash) else { return false };
         let Some(member) = self.find_key(swarm, place, peer_id) else { return false };
         self.remove_member(member);
-        self.swarms.get_mut(swarm).touched = now;
+        let left = self.swarms.get_mut(swarm);
+        left.touched = now;
+        if left.members.is_empty() && left.completed == 0 {
+            self.remove_swarm(swarm);
+        }
         true
     }
 

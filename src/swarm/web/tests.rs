@@ -141,6 +141,25 @@ fn agrees_with_a_list_of_peers() {
 }
 
 #[test]
+fn a_swarm_stays_without_peers_only_to_tell_about_downloads() {
+    let mut store = store(1);
+    let leave = |store: &mut WebStore, who: &WebArrival| {
+        assert!(store.leave(Seconds(2), &who.info_hash, who.place, &who.peer_id));
+    };
+    let (one, other) = (arrival(0, 1, 1, false), arrival(1, 1, 1, false));
+    for who in [&one, &other] {
+        store.announce(Seconds(1), who).expect("room");
+    }
+    store.announce(Seconds(1), &arrival(1, 1, 1, true)).expect("room");
+    leave(&mut store, &one);
+    leave(&mut store, &other);
+    assert_eq!(store.find(&one.info_hash), None);
+    assert_eq!(store.counts(&other.info_hash), Counts { completed: 1, ..Counts::default() });
+    assert_eq!((store.totals().swarms, store.totals().active_swarms), (1, 0));
+    store.check_invariants();
+}
+
+#[test]
 fn who_is_elsewhere_too_and_who_expired_is_counted() {
     let mut store = store(1);
     let swarms = [0, 1].map(|swarm| {
@@ -275,7 +294,8 @@ fn chosen_peers_differ_are_of_the_right_kind_and_have_the_same_chance() {
         let mut firsts = BTreeMap::new();
         for _ in 0..rounds {
             let announced = store.announce(Seconds(1), &asker).expect("room");
-            let chosen = store.choose(announced.swarm, (announced.asker, seeder), wanted);
+            let chosen =
+                store.choose(announced.swarm, (announced.asker, seeder), wanted);
             let eligible = if seeder { leechers } else { seeders + leechers };
             assert_eq!(chosen.len(), wanted.min(eligible as usize).min(WEB_OFFERS_MAX));
             let mut kinds = [0, 0];
