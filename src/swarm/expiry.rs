@@ -283,16 +283,17 @@ mod tests {
     /// Both lists of a swarm are due in one batch; the first that is looked at takes the other away.
     #[test]
     #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
-    fn swarms_of_both_families_are_swept() {
+    fn swarms_of_several_lists_are_swept() {
         use crate::swarm::Arrival;
-        use crate::wire::addr::Endpoint;
+        use crate::wire::addr::{Endpoint, Scope};
 
         let mut store = store(64 << 20, 10_000);
+        let ip = std::net::Ipv4Addr::new(10, 0, 0, 1).into();
         for n in 0..3_000 {
-            let v4 = arrival(n, 1, LEECHER);
-            let v6 = std::net::Ipv6Addr::from(u128::from(n) | 0x2600 << 112);
-            store.announce(Seconds(0), &v4);
-            store.announce(Seconds(0), &Arrival { endpoint: Endpoint::new(v6.into(), 1), ..v4 });
+            let public = arrival(n, 1, LEECHER);
+            store.announce(Seconds(0), &public);
+            let (endpoint, scope) = (Endpoint::new(ip, 1), Scope::of(ip));
+            store.announce(Seconds(0), &Arrival { endpoint, scope, ..public });
         }
         store.announce(Seconds(2_000), &arrival(9_999, 1, LEECHER));
         for second in 3_001..3_400 {

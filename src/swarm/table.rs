@@ -600,6 +600,7 @@ mod tests {
             table.remove(&mut slab, good(value), value, &hash_of);
         }
         assert_eq!(table.shards.len(), most, "few have left");
+        assert_eq!(table.heap_bytes(), 8 * table.shards.capacity());
         for value in 1_000..19_900 {
             table.remove(&mut slab, good(value), value, &hash_of);
         }

@@ -691,6 +691,7 @@ fn a_swarm_is_looked_into_and_forgotten() {
         let part = store.peers(Seconds(60), &info_hash(0), peers - 1, 2);
         assert_eq!(part, found[peers as usize - 1..]);
         assert!(store.peers(Seconds(60), &info_hash(0), peers + 1, 2).is_empty());
+        assert_eq!(store.peers(Seconds(60), &info_hash(0), 0, 1), found[..1]);
         store.forget(&info_hash(0));
         store.forget(&info_hash(9));
         store.check_invariants();

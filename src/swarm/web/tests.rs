@@ -155,8 +155,13 @@ fn a_swarm_stays_without_peers_only_to_tell_about_downloads() {
     leave(&mut store, &other);
     assert_eq!(store.find(&one.info_hash), None);
     assert_eq!(store.counts(&other.info_hash), Counts { completed: 1, ..Counts::default() });
-    assert_eq!((store.totals().swarms, store.totals().active_swarms), (1, 0));
+    for now in [3, 2 + TTL] {
+        store.sweep(Seconds(now));
+        assert_eq!((store.totals().swarms, store.totals().active_swarms), (1, 0));
+    }
     store.check_invariants();
+    store.sweep(Seconds(2 + TTL + 1));
+    assert_eq!(store.totals().swarms, 0);
 }
 
 #[test]
@@ -184,6 +189,8 @@ fn who_is_elsewhere_too_and_who_expired_is_counted() {
         assert!(store.leave(Seconds(1), &info_hash, place, &peer_id));
     }
     assert_eq!((store.totals().shared_swarms, store.totals().expired_peers), (0, 0));
+    store.sweep(Seconds(TTL));
+    assert_eq!(store.totals().expired_peers, 0);
     store.sweep(Seconds(TTL + 1));
     assert_eq!(store.totals().expired_peers, 2);
 }
@@ -294,8 +301,7 @@ fn chosen_peers_differ_are_of_the_right_kind_and_have_the_same_chance() {
         let mut firsts = BTreeMap::new();
         for _ in 0..rounds {
             let announced = store.announce(Seconds(1), &asker).expect("room");
-            let chosen =
-                store.choose(announced.swarm, (announced.asker, seeder), wanted);
+            let chosen = store.choose(announced.swarm, (announced.asker, seeder), wanted);
             let eligible = if seeder { leechers } else { seeders + leechers };
             assert_eq!(chosen.len(), wanted.min(eligible as usize).min(WEB_OFFERS_MAX));
             let mut kinds = [0, 0];
