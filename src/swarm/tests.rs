@@ -779,6 +779,31 @@ fn a_look_at_some_peers_may_fall_on_any() {
     assert!((0.35..0.65).contains(&share), "{share}");
 }
 
+/// Seeders stand first, leechers last; peers of another family in a list of their own.
+#[test]
+fn a_second_network_makes_a_swarm_real_wherever_its_peer_stands() {
+    let v6 = |report| {
+        let ip = Ipv6Addr::from(0x2606_u128 << 112).into();
+        Arrival { endpoint: Endpoint::new(ip, 1), ..arrival(0, 0, report) }
+    };
+    for first in [LEECHER, SEEDER] {
+        for second in [arrival(0, 2, LEECHER), arrival(0, 2, SEEDER), v6(LEECHER), v6(SEEDER)] {
+            let mut store = store(1 << 20, 100);
+            let on_probation = |store: &SwarmStore| {
+                let swarm = store.swarms.find(&info_hash(0)).expect("it has peers");
+                store.swarms.lists.head(swarm).is_on_probation()
+            };
+            let who = arrival(0, 1, first);
+            let port = Endpoint::new(who.endpoint.ip(), 7);
+            store.announce(Seconds(0), &who);
+            store.announce(Seconds(0), &Arrival { endpoint: port, ..who });
+            assert!(on_probation(&store));
+            store.announce(Seconds(0), &second);
+            assert!(!on_probation(&store), "{first:?} {second:?}");
+        }
+    }
+}
+
 #[test]
 fn who_is_as_old_as_may_be_stays_while_others_expire() {
     let mut store = store(64 << 20, 10_000);
