@@ -223,7 +223,7 @@ fn answered(counters: &Counters, transport: Transport, action: Action) -> u64 {
     Family::ALL.into_iter().map(|family| cells[request_index(transport, family, action)]).sum()
 }
 
-/// Datagrams that were dropped at those sockets of which both readings know: a reading may miss one.
+/// Datagrams dropped at those sockets of which both readings know: a reading may miss one.
 fn drops_between(before: &Reading, now: &Reading) -> u64 {
     let pairs = before.sockets.iter().zip(&now.sockets);
     let known = pairs.filter_map(|(before, now)| before.as_ref().zip(now.as_ref()));

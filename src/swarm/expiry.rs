@@ -280,7 +280,7 @@ mod tests {
         assert_eq!(store.totals().expired_peers, 10_000);
     }
 
-    /// Both lists of a swarm are due in one batch; the first that is looked at takes the other away.
+    /// Both lists of a swarm are due in one batch; the first that is looked at takes both away.
     #[test]
     #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
     fn swarms_of_several_lists_are_swept() {

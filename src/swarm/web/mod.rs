@@ -272,8 +272,8 @@ impl WebStore {
         })
     }
 
-    /// A peer leaves, on its own or with its connection; the swarm goes with the last, unless it has
-    /// downloads to tell about. Returns whether the peer was there.
+    /// A peer leaves, on its own or with its connection; the swarm goes with the last, unless it
+    /// has downloads to tell about. Returns whether the peer was there.
     pub fn leave(
         &mut self,
         now: Seconds,
