@@ -288,6 +288,7 @@ fn chosen_peers_differ_are_of_the_right_kind_and_have_the_same_chance() {
         (39, 0, false, 3),
         (38, 1, false, 3),
         (1, 38, false, 1),
+        (4, 6, false, 10),
     ];
     for (case, (seeders, leechers, seeder, wanted)) in cases.into_iter().enumerate() {
         let mut store = store(u64::try_from(case).expect("small"));
@@ -298,7 +299,7 @@ fn chosen_peers_differ_are_of_the_right_kind_and_have_the_same_chance() {
         let asker = arrival(0, 0, 0, seeder);
         let mut given: BTreeMap<u64, u32> = BTreeMap::new();
         let rounds = if cfg!(miri) { 10 } else { 4_000 };
-        let mut firsts = BTreeMap::new();
+        let (mut firsts, mut seeders_first, mut leechers_first) = (BTreeMap::new(), 0, 0);
         for _ in 0..rounds {
             let announced = store.announce(Seconds(1), &asker).expect("room");
             let chosen = store.choose(announced.swarm, (announced.asker, seeder), wanted);
@@ -316,6 +317,8 @@ fn chosen_peers_differ_are_of_the_right_kind_and_have_the_same_chance() {
             let mut places: Vec<_> = chosen.iter().map(|(place, _)| place.connection).collect();
             if let Some(first) = places.first() {
                 *firsts.entry(*first).or_insert(0_u32) += 1;
+                seeders_first += u32::from(both && *first <= u64::from(seeders));
+                leechers_first += u32::from(both && *first > u64::from(seeders));
             }
             places.sort_unstable();
             places.dedup();
@@ -329,6 +332,9 @@ fn chosen_peers_differ_are_of_the_right_kind_and_have_the_same_chance() {
             let close = |&count: &u32| (f64::from(count) - mean).abs() <= 6.0 * mean.sqrt() + 1.0;
             assert!(cfg!(miri) || counts.iter().all(close), "case {case}: {counts:?}");
         }
+        let both = seeders_first + leechers_first;
+        let either = seeders_first.min(leechers_first) * 20 >= both;
+        assert!(cfg!(miri) || either, "case {case}: {seeders_first} of {both} seeders first");
         let most = firsts.values().max().copied().unwrap_or(0);
         let eligible = if seeder { leechers } else { seeders + leechers };
         assert!(
