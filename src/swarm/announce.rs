@@ -153,8 +153,8 @@ impl SwarmStore {
         Announced { swarm: SwarmHandle(swarm), counts, asker, joined: false, completed: false }
     }
 
-    /// An announce that may change more than one peer. The swarm was `found`, and if it has one
-    /// list that fits, the peer was looked for.
+    /// An announce that may change more than one peer. The swarm was `found`, with nobody in it who
+    /// has expired, and if it has one list that fits, the peer was looked for.
     #[inline(never)]
     fn announce_anew(
         &mut self,
@@ -170,9 +170,8 @@ impl SwarmStore {
         if !matches!(news, News::Of(_)) && self.make_room(now, arrival) {
             (found, news) = (self.swarms.find(&arrival.info_hash), News::Unknown);
         }
-        let mut swarm = found
-            .and_then(|swarm| self.expire_swarm(stamp, swarm))
-            .unwrap_or_else(|| self.swarms.insert(&arrival.info_hash, family, scope));
+        let mut swarm =
+            found.unwrap_or_else(|| self.swarms.insert(&arrival.info_hash, family, scope));
         let mut list = self.swarms.list(swarm, family, scope);
         let known = match (news, list) {
             (News::Of(position), _) => Some(position),
