@@ -72,18 +72,12 @@ impl<E: Effects> Serving<'_, E> {
             conn.searched = 0;
             let (head, end) = match parsed {
                 Ok(parsed) => parsed,
-                Err(error) => {
-                    self.give_up(conn, error, rest);
-                    return buffer.len();
-                }
+                Err(error) => return self.give_up(conn, error, (buffer, used)),
             };
             if conn.forwarded {
                 match self.tracker.policy().client(conn.peer, &head) {
                     Ok(client) => conn.client = client,
-                    Err(error) => {
-                        self.give_up(conn, error, rest);
-                        return buffer.len();
-                    }
+                    Err(error) => return self.give_up(conn, error, (buffer, used)),
                 }
             }
             used += end;
@@ -135,15 +129,21 @@ impl<E: Effects> Serving<'_, E> {
         }
     }
 
-    /// Answers what is no request; nothing behind it is looked at.
-    fn give_up(&mut self, conn: &mut Conn, error: ParseError, bytes: &[u8]) {
+    /// Answers what is no request, behind the bytes that are used up; nothing more is looked at.
+    fn give_up(
+        &mut self,
+        conn: &mut Conn,
+        error: ParseError,
+        (buffer, used): (&[u8], usize),
+    ) -> usize {
         // On a proxy's connection the last client that was named may be another one.
         let is_proxy = conn.forwarded && self.tracker.policy().is_trusted_proxy(conn.peer);
         let client = (!is_proxy).then_some(conn.peer);
-        let head_only = bytes.trim_ascii_start().starts_with(b"HEAD ");
+        let head_only = buffer[used..].trim_ascii_start().starts_with(b"HEAD ");
         let status = self.tracker.handle_bad_http((conn.peer, client), error, self.body);
         conn.respond(status, self.body, false, head_only);
         conn.after = After::Drain;
+        buffer.len()
     }
 
     /// Makes the connection a WebSocket, or refuses to. False: WebSockets are not served.
