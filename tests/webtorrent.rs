@@ -436,14 +436,13 @@ fn introduced((cores, owner, core, other): (u16, u16, u16, u16)) -> (World, Info
 }
 
 #[test]
-fn an_answer_is_brought_once_and_only_by_the_peer_that_was_given_the_offer() {
+fn an_answer_is_brought_once_and_only_by_the_connection_that_was_given_the_offer() {
     for place in PLACES {
         let (mut world, hash, one, two) = introduced(place);
         let elsewhere = world.hash_of(place.1, 1);
         let third = world.web_open(place.3);
         let fourth = world.web_open(place.2);
         world.web_announce(third, &says(hash, peer(3)));
-        world.web_announce(two, &says(hash, peer(4)));
         world.web_announce(two, &says(elsewhere, peer(2)));
         let right = (hash, peer(2), peer(1), "x");
         let mut wrong = 0;
@@ -455,9 +454,8 @@ fn an_answer_is_brought_once_and_only_by_the_peer_that_was_given_the_offer() {
             (one, (hash, peer(1), peer(1), "x")),
             (one, right),
             (fourth, right),
-            // From the right connection, but another of its peers, to another peer, to another
-            // offer, in another swarm; to itself.
-            (two, (hash, peer(4), peer(1), "x")),
+            // From the right connection, but to another peer, to another offer, in another swarm;
+            // to itself.
             (two, (hash, peer(2), peer(3), "x")),
             (two, (hash, peer(2), peer(2), "x")),
             (two, (hash, peer(2), peer(1), "y")),
@@ -489,6 +487,28 @@ fn an_answer_is_brought_once_and_only_by_the_peer_that_was_given_the_offer() {
         let counters = world.counters();
         assert_eq!((counters.web_offers, counters.web_answers), ([1], [1]));
         assert_eq!(counters.web_undelivered, [0]);
+    }
+}
+
+#[test]
+fn who_answers_may_have_another_name_for_each_peer() {
+    for place in PLACES {
+        let (mut world, hash, one, two) = introduced(place);
+        // The name is nobody's, or another one's: it is for the offerer to see, and no more.
+        world.web_announce(two, &says(hash, peer(2)).offers(["back"]));
+        assert_eq!(world.relayed(one).len(), 1);
+        assert_eq!(world.web_answer(two, (hash, peer(77), peer(1), "x")), Ok(()));
+        let sent = world.web_sent();
+        assert_eq!((sent.len(), sent[0].to), (1, one));
+        assert_eq!(sent[0].object["peer_id"], latin1(&peer(77).0));
+        assert_eq!(world.web_answer(one, (hash, peer(2), peer(2), "back")), Ok(()));
+        assert_eq!(world.relayed(two).len(), 1);
+        // It is once still, whatever the name.
+        for name in [77, 78, 2] {
+            let again = (hash, peer(name), peer(1), "x");
+            assert_eq!(world.web_answer(two, again), Err(NO_SUCH_OFFER.into()));
+        }
+        assert_eq!(world.everybody(hash), [0, 0, 2], "an answer brings nobody into a swarm");
     }
 }
 

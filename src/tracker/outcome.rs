@@ -86,7 +86,7 @@ pub enum Refusal {
     Busy,
     /// The peers of one WebSocket connection are in as many swarms as they may be.
     TooManyTorrents,
-    /// An answer to an offer that this peer was not given, or not lately, or has answered.
+    /// An answer to an offer that this connection was not given, or not lately, or has answered.
     NoSuchOffer,
     /// A page of an origin that the operator does not let in.
     OriginNotAllowed,

@@ -14,7 +14,8 @@
 //!
 //! An answer needs no owner: the core that brought the offer to a connection remembers who made it,
 //! as a keyed digest of its name. So an answer is brought to that connection only, once, and only
-//! from the peer that was given the offer.
+//! from the connection that was given the offer. What who answers calls itself is between the two:
+//! libtorrent has drawn another `peer_id` for each answer, until its version 2.1.
 
 use std::net::IpAddr;
 
@@ -294,7 +295,7 @@ impl Tracker {
                         _ => Change::Refreshed,
                     };
                     self.counters.completed[0] += u64::from(announced.completed);
-                    let removed = u32::from(announced.evicted);
+                    let removed = announced.evicted;
                     effects.happened(&Outcome { info_hash, event, change, removed });
                     Some(announced)
                 }
@@ -319,12 +320,11 @@ impl Tracker {
         if let Some(announced) = announced {
             let asker = (announced.asker, arrival.report.seeder);
             let chosen = self.web.choose(announced.swarm, asker, calls.len());
-            for (call, (target, to)) in calls.iter().zip(chosen) {
+            for (call, target) in calls.iter().zip(chosen) {
                 reply.clear();
                 let relayed = (call.offer, call.offer_id);
                 webtorrent::write_offer(&mut reply, &info_hash, &peer_id, relayed);
-                let digest = self.relay_key.given(call.digest, &to);
-                self.send_offer(now, target, (digest, place), &reply, effects);
+                self.send_offer(now, target, (call.digest, place), &reply, effects);
             }
         }
         self.body = reply;
@@ -371,7 +371,6 @@ impl Tracker {
     ) {
         let Answer { info_hash, peer_id, to_peer_id, .. } = answer;
         let digest = self.relay_key.offer(info_hash, to_peer_id, &answer.offer_id.text);
-        let digest = self.relay_key.given(digest, peer_id);
         let answerer = self.web_connections.open.get_mut(&connection.0);
         let Some(offerer) = answerer.and_then(|answerer| answerer.take(now, digest)) else {
             let refusal = Refusal::NoSuchOffer;

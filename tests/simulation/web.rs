@@ -1,7 +1,5 @@
 //! Clients over WebSocket: announces, offers, and answers, right and wrong.
 
-use std::collections::BTreeSet;
-
 use serde_json::json;
 use throng::limits::{WEB_OFFERS_MAX, WEB_PENDING_MAX, WEB_PENDING_SECONDS};
 use throng::time::Seconds;
@@ -27,8 +25,6 @@ pub struct WebClient {
 struct Pending {
     id: String,
     given: Seconds,
-    /// To which of the connection's peers it may have gone.
-    candidates: BTreeSet<PeerId>,
 }
 
 /// An offer that somebody has made.
@@ -62,9 +58,8 @@ pub struct WebAnswering {
     hash: InfoHash,
     to: Web,
     answerer: Web,
-    /// Whether it may be taken, and whether it must be.
+    /// Whether it is taken.
     may: bool,
-    must: bool,
     refused: bool,
     heard: bool,
     is_open: bool,
@@ -193,20 +188,20 @@ impl Sim {
         let Some(given) = given.cloned() else { return };
         let made = self.made[&given.id].clone();
         let (mut id, mut hash, mut to) = (given.id.clone(), made.hash, made.peer);
-        let mut from = given.candidates.first().copied().unwrap_or(made.peer);
+        let mut from = peer_id(client, 0);
         let mut answerer = client;
         match bend {
             1 => id.push('0'),
             2 => hash = InfoHash([3; 20]),
             3 => to = PeerId([4; 20]),
+            // Who answers may have another name for each peer.
             4 => from = PeerId([5; 20]),
             5 => answerer = self.webs.keys().find(|&&n| n != client).copied().unwrap_or(client),
             _ => {}
         }
         let by = self.webs[&answerer].web;
-        let may = bend == 0 || answerer == client && bend == 5;
-        let fresh = self.world.now.since(given.given) <= WEB_PENDING_SECONDS;
-        let may = may && fresh && given.candidates.contains(&from);
+        let may = matches!(bend, 0 | 4) || answerer == client && bend == 5;
+        let may = may && self.world.now.since(given.given) <= WEB_PENDING_SECONDS;
         let arrival = WebAnswering {
             id: given.id.clone(),
             from,
@@ -214,12 +209,10 @@ impl Sim {
             to: made.by,
             answerer: by,
             may,
-            must: may && given.candidates.len() == 1,
             refused: false,
             heard: false,
             is_open: self.webs.values().any(|client| client.web == made.by),
         };
-        let must = arrival.must;
         if self.stalled[usize::from(by.core)] {
             return;
         }
@@ -238,15 +231,12 @@ impl Sim {
             unreachable!("it was entered above")
         };
         let refused = arrival.refused;
-        assert!(!refused || !must, "{by:?} may answer {id}");
-        assert!(refused || may, "{by:?} may not answer {id}");
+        assert_eq!(refused, !may, "{by:?} answers {id}");
         let WebClient { pending, answered, .. } = self.webs.get_mut(&client).expect("it is open");
         if !refused {
             pending.retain(|pending| pending.id != given.id);
             *answered = Some(given);
-        } else if may && let Some(known) = pending.iter_mut().find(|one| one.id == given.id) {
-            known.candidates.remove(&from);
-        } else if bend == 0 {
+        } else if matches!(bend, 0 | 4) {
             // Too late: whoever asks for it finds it gone.
             pending.retain(|pending| pending.id != given.id);
         }
@@ -328,9 +318,8 @@ impl Sim {
         let Some(WebVerdict::Served { eligible, .. }) = &arrival.verdict else {
             panic!("offers of {arrival:?}: {sent:?}")
         };
-        let at = eligible.iter().filter(|(web, _)| *web == sent.to);
-        let candidates: BTreeSet<PeerId> = at.map(|(_, peer)| *peer).collect();
-        assert!(!candidates.is_empty(), "{:?} may not be given {sent:?}", sent.to);
+        let may = eligible.iter().any(|(web, _)| *web == sent.to);
+        assert!(may, "{:?} may not be given {sent:?}", sent.to);
         let id = sent.object["offer_id"].as_str().expect("a string").to_owned();
         let made = self.made.get_mut(&id).expect("somebody has made it");
         assert!(!std::mem::replace(&mut made.brought, true), "{id} was brought before");
@@ -343,7 +332,7 @@ impl Sim {
         if client.pending.len() == WEB_PENDING_MAX {
             client.pending.remove(0);
         }
-        client.pending.push(Pending { id, given: now, candidates });
+        client.pending.push(Pending { id, given: now });
     }
 
     fn see_answer(&mut self, tag: u64, sent: &WebSent) {

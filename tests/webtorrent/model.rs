@@ -50,8 +50,6 @@ struct Made {
 struct Pending {
     id: String,
     given: Seconds,
-    /// To which of the connection's peers it may have gone.
-    candidates: BTreeSet<PeerId>,
 }
 
 /// What a connection has asked for and not been told.
@@ -381,16 +379,12 @@ impl Script {
         assert_eq!(sent.object["info_hash"], latin1(&hash.0));
         assert!(self.ever.contains(&(to, hash)), "{to:?} has never been there");
         let offerer = (made.by, by);
-        let candidates: BTreeSet<PeerId> = if at_once {
-            let members = self.swarms[&hash].members.iter();
-            let may = |(key, member): &(&(Web, PeerId), &Member)| {
-                key.0 == to && **key != offerer && !(left == 0 && member.seeder)
+        if at_once {
+            let may = |(key, member): (&(Web, PeerId), &Member)| {
+                key.0 == to && *key != offerer && !(left == 0 && member.seeder)
             };
-            members.filter(may).map(|(key, _)| key.1).collect()
-        } else {
-            (0..PEERS).map(peer).collect()
-        };
-        assert!(!candidates.is_empty(), "no peer of {to:?} may be given {id}");
+            assert!(self.swarms[&hash].members.iter().any(may), "nobody there may be given {id}");
+        }
         let pending = self.pending.entry(to).or_default();
         pending.retain(|pending| now.since(pending.given) <= WEB_PENDING_SECONDS);
         if pending.len() == WEB_PENDING_MAX {
@@ -403,7 +397,7 @@ impl Script {
             self.dropped.insert(to, pending.remove(surplus));
             self.crowded += 1;
         }
-        pending.push(Pending { id: id.to_owned(), given: now, candidates });
+        pending.push(Pending { id: id.to_owned(), given: now });
     }
 
     fn see_answer(&mut self, sent: &WebSent) {
@@ -438,30 +432,21 @@ impl Script {
             4 => id.push('0'),
             _ => {}
         }
-        let mut from = self.peer();
-        if let Some(pending) = given.iter().find(|pending| pending.id == id)
-            && self.choices.below(4) > 0
-        {
-            let count = u32::try_from(pending.candidates.len()).expect("few");
-            let nth = self.choices.below(count) as usize;
-            from = pending.candidates.iter().nth(nth).copied().unwrap_or(from);
-        }
-        let judged = given_to(self.pending.entry(web).or_default(), &id).map(|pending| {
+        // Whatever its name is: it may have another one for each peer.
+        let from = self.peer();
+        let pending = self.pending.get(&web).into_iter().flatten();
+        let may = pending.filter(|pending| pending.id == id).any(|pending| {
             let made = &self.made[&pending.id];
             let named = (made.says.hash, made.says.peer) == (hash, to);
-            let fresh = self.world.now.since(pending.given) <= WEB_PENDING_SECONDS;
-            let may = named && fresh && pending.candidates.contains(&from);
-            (may, may && pending.candidates.len() == 1)
+            named && self.world.now.since(pending.given) <= WEB_PENDING_SECONDS
         });
-        let (may, must) = judged.unwrap_or((false, false));
         self.world.web_send(web, &answer((hash, from, to, &id)));
         // Before the answer is brought: it is taken or refused at once.
         let failed = self.world.replies(web);
         assert!(failed.iter().all(|sent| sent.failure() == Some(NO_SUCH_OFFER)));
         assert!(failed.len() <= 1);
         let taken = failed.is_empty();
-        assert!(may || !taken, "{web:?} may not answer {id} as {from:?}");
-        assert!(taken || !must, "{web:?} may answer {id} as {from:?}");
+        assert_eq!(taken, may, "{web:?} answers {id} as {from:?}");
         let mut is_coming = false;
         if taken {
             self.pending.entry(web).or_default().retain(|pending| pending.id != id);
@@ -474,9 +459,6 @@ impl Script {
             } else {
                 self.lost += 1;
             }
-        } else if may {
-            let pending = given_to(self.pending.entry(web).or_default(), &id);
-            pending.expect("judged above").candidates.remove(&from);
         }
         self.world.settle();
         self.observe(!self.is_deaf());
@@ -674,10 +656,6 @@ impl Script {
         assert_eq!(counters.messages_sent, counters.messages_received);
         assert_eq!(self.world.messages(), 0);
     }
-}
-
-fn given_to<'a>(pending: &'a mut [Pending], id: &str) -> Option<&'a mut Pending> {
-    pending.iter_mut().find(|pending| pending.id == id)
 }
 
 fn event_of(word: &str) -> Event {

@@ -9,10 +9,9 @@ use smallvec::SmallVec;
 use super::{Place, WebStore, WebSwarmHandle};
 use crate::limits::WEB_OFFERS_MAX;
 use crate::swarm::sample::apportion_two;
-use crate::wire::id::PeerId;
 
-/// Peers to whom offers go, in a random order.
-pub type Chosen = SmallVec<[(Place, PeerId); WEB_OFFERS_MAX]>;
+/// Connections of the peers to whom offers go, in a random order.
+pub type Chosen = SmallVec<[Place; WEB_OFFERS_MAX]>;
 
 impl WebStore {
     /// Chooses `want` peers (at most [`WEB_OFFERS_MAX`]) of a swarm for the member at `asker`:
@@ -45,11 +44,7 @@ impl WebStore {
             self.shuffle(&mut places);
         }
         let list = &self.swarms.get(swarm).members;
-        let peer = |&place: &u32| {
-            let member = self.members.get(list[place as usize]);
-            (member.place, member.peer_id)
-        };
-        places.iter().map(peer).collect()
+        places.iter().map(|&place| self.members.get(list[place as usize]).place).collect()
     }
 
     /// Adds `want` different numbers of `range` to `places`, or all, `asker` never among them.

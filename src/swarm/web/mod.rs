@@ -18,6 +18,7 @@
 
 mod choose;
 mod look;
+mod room;
 mod slots;
 mod sources;
 #[cfg(test)]
@@ -46,9 +47,9 @@ const SWEEP_MEMBERS: usize = 8_192;
 const SWEEP_SWARMS: usize = 4_096;
 /// Members of a full swarm that are looked at for one that may go.
 const EVICT_LOOKS: u32 = 16;
-/// Bytes that a member takes in the tables, beside itself: an entry of an index at its least load,
-/// a place in its swarm's list that may be twice as long, and the count of its source.
-const MEMBER_TABLE_BYTES: usize = 24 + sources::ENTRY_BYTES_MAX;
+/// Bytes that a member takes beside itself: an entry of an index at its least load, and a place in
+/// its swarm's list, which may be twice as long.
+const MEMBER_TABLE_BYTES: usize = 24;
 
 /// A connection: on which core, and what that core calls it.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -87,8 +88,8 @@ pub struct WebAnnounced {
     pub joined: bool,
     /// It has just finished its download.
     pub completed: bool,
-    /// Another peer had to make room.
-    pub evicted: bool,
+    /// Peers that had to make room.
+    pub evicted: u32,
 }
 
 /// Names a swarm.
@@ -98,7 +99,7 @@ pub struct WebSwarmHandle(u32);
 /// Why a newcomer is not there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum WebRefused<E> {
-    /// There is no memory for another peer.
+    /// There is no memory for another peer, and nobody here has more than its share.
     Full,
     /// Whoever was asked did not admit it.
     NotAdmitted(E),
@@ -130,7 +131,7 @@ pub struct WebTotals {
     pub leechers: [u64; 2],
     /// Peers that left because they had not announced in time.
     pub expired_peers: u64,
-    /// Peers that made room in a full swarm.
+    /// Peers that made room in a full swarm or a full store.
     pub evicted_peers: u64,
 }
 
@@ -223,20 +224,19 @@ impl WebStore {
         if let (Some(swarm), Some(member)) = (found, known) {
             return Ok(self.refresh(now, swarm, member, arrival));
         }
-        if self.bytes() + self.bytes_of_one(found) > self.bounds.memory_bytes {
-            return Err(WebRefused::Full);
-        }
         let newcomer = if found.is_some() { Newcomer::Peer } else { Newcomer::Swarm };
         let source = arrival.source;
         let beside = found.map_or(0, |swarm| self.sources.count(&self.hasher, swarm, source));
         admit(newcomer, beside).map_err(WebRefused::NotAdmitted)?;
+        let bytes = self.bytes_of_one(found, source);
+        let mut evicted = self.make_room(now, bytes, (source, found)).ok_or(WebRefused::Full)?;
         let swarm = found.unwrap_or_else(|| self.insert_swarm(&arrival.info_hash));
         let crowd = self.swarms.get(swarm).members.len();
-        let evicted = crowd >= self.bounds.peers_per_swarm as usize;
-        if evicted {
+        if crowd >= self.bounds.peers_per_swarm as usize {
             let oldest = self.oldest_of_some(swarm);
             self.remove_member(oldest);
             self.totals.evicted_peers += 1;
+            evicted += 1;
         }
         let position = u32::try_from(self.swarms.get(swarm).members.len()).expect("bounded");
         let member = self.members.insert(Member {
@@ -328,8 +328,7 @@ impl WebStore {
             }
             let Ok(index) = u32::try_from(self.next_member) else { break };
             self.next_member += 1;
-            let Some(Some(member)) = self.members.slots.get(index as usize) else { continue };
-            if now.since(member.announced) > self.bounds.peer_ttl_secs {
+            if self.members.look(index).is_some() && self.is_expired(now, index) {
                 self.totals.expired_peers += 1;
                 self.remove_member(index);
             }
@@ -341,7 +340,7 @@ impl WebStore {
             }
             let Ok(index) = u32::try_from(self.next_swarm) else { break };
             self.next_swarm += 1;
-            let Some(Some(swarm)) = self.swarms.slots.get(index as usize) else { continue };
+            let Some(swarm) = self.swarms.look(index) else { continue };
             let peers = u32::try_from(swarm.members.len()).expect("bounded");
             self.survey.saw(peers, || swarm.info_hash);
             if swarm.members.is_empty() && now.since(swarm.touched) > self.bounds.peer_ttl_secs {
@@ -362,15 +361,19 @@ impl WebStore {
 
     /// Bytes of swarms and peers, about.
     #[must_use]
-    pub const fn bytes(&self) -> usize {
-        self.members.len() * (size_of::<Option<Member>>() + MEMBER_TABLE_BYTES)
+    pub fn bytes(&self) -> usize {
+        self.members.len() * MEMBER_BYTES
             + self.swarms.len() * SWARM_BYTES
+            + self.sources.len() * sources::ENTRY_BYTES_MAX
     }
 
     /// What one peer more would take.
-    const fn bytes_of_one(&self, swarm: Option<u32>) -> usize {
-        let member = size_of::<Option<Member>>() + MEMBER_TABLE_BYTES;
-        if swarm.is_some() { member } else { member + SWARM_BYTES }
+    fn bytes_of_one(&self, swarm: Option<u32>, source: u64) -> usize {
+        let beside = |swarm| self.sources.count(&self.hasher, swarm, source);
+        let is_new = [swarm.is_none_or(|swarm| beside(swarm) == 0), beside(sources::ALL) == 0];
+        let entries = is_new.into_iter().filter(|&is_new| is_new).count();
+        let swarm_bytes = if swarm.is_some() { 0 } else { SWARM_BYTES };
+        MEMBER_BYTES + swarm_bytes + entries * sources::ENTRY_BYTES_MAX
     }
 
     fn refresh(
@@ -400,8 +403,12 @@ impl WebStore {
             asker: self.members.get(member).position,
             joined: false,
             completed,
-            evicted: false,
+            evicted: 0,
         }
+    }
+
+    fn is_expired(&self, now: Seconds, member: u32) -> bool {
+        now.since(self.members.get(member).announced) > self.bounds.peer_ttl_secs
     }
 
     fn is_seeder(&self, member: u32) -> bool {
@@ -536,6 +543,7 @@ impl WebStore {
     /// Panics unless every stated relation holds. For tests and the fuzzers.
     pub fn check_invariants(&self) {
         let (mut members, mut pairs) = (0, 0);
+        let mut all_sources = BTreeMap::new();
         let mut totals = ([0_u64; 2], [0_u64; 2]);
         let (mut active, mut shared) = (0, 0);
         for (index, swarm) in self.swarms.slots.iter().enumerate() {
@@ -559,6 +567,7 @@ impl WebStore {
             assert_eq!(swarm.partial, partial);
             for (&source, &count) in &sources {
                 assert_eq!(self.sources.count(&self.hasher, index, source), count);
+                *all_sources.entry(source).or_insert(0) += count;
             }
             pairs += sources.len();
             assert!(!swarm.is_shared || !swarm.members.is_empty());
@@ -568,13 +577,17 @@ impl WebStore {
         }
         assert_eq!(members, self.members.len());
         assert_eq!(self.by_key.len(), members);
-        assert_eq!(self.sources.len(), pairs);
+        assert_eq!(self.sources.len(), pairs + all_sources.len());
+        for (source, count) in all_sources {
+            assert_eq!(self.sources.count(&self.hasher, sources::ALL, source), count);
+        }
         assert_eq!(self.by_hash.len(), self.swarms.len());
         assert_eq!(totals, (self.totals.seeders, self.totals.leechers));
         assert_eq!((active, shared), (self.totals.active_swarms, self.totals.shared_swarms));
     }
 }
 
+const MEMBER_BYTES: usize = size_of::<Option<Member>>() + MEMBER_TABLE_BYTES;
 /// Bytes of a swarm: itself, an entry of the index at its least load, and the smallest list.
 const SWARM_BYTES: usize = size_of::<Option<Swarm>>() + 16 + 4 * size_of::<u32>();
 

@@ -17,6 +17,16 @@ impl<T> Slots<T> {
         self.slots.len() - self.free.len()
     }
 
+    /// Places, with and without a value.
+    pub(super) fn places(&self) -> u32 {
+        u32::try_from(self.slots.len()).expect("bounded by the memory budget")
+    }
+
+    /// What is at a place, if anything is.
+    pub(super) fn look(&self, index: u32) -> Option<&T> {
+        self.slots.get(index as usize)?.as_ref()
+    }
+
     pub(super) fn insert(&mut self, value: T) -> u32 {
         if let Some(index) = self.free.pop() {
             self.slots[index as usize] = Some(value);

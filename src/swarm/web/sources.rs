@@ -1,4 +1,4 @@
-//! How many peers of a swarm come from one source.
+//! How many peers of a swarm, and of all swarms, come from one source.
 //!
 //! Counted, not looked for: a swarm may have tens of thousands of peers.
 
@@ -10,7 +10,10 @@ use crate::swarm::hash::Hasher;
 /// Bytes of an entry and its share of the table at its least load.
 pub(super) const ENTRY_BYTES_MAX: usize = 40;
 
-/// The peers of one source in one swarm; there is one at the least.
+/// Stands for all swarms together.
+pub(super) const ALL: u32 = u32::MAX;
+
+/// The peers of one source in one swarm, or in [`ALL`]; there is one at the least.
 #[derive(Clone, Copy, Debug)]
 struct Company {
     source: u64,
@@ -18,17 +21,17 @@ struct Company {
     peers: u32,
 }
 
-/// The peers of each source in each swarm.
+/// The peers of each source in each swarm and in all.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sources(HashTable<Company>);
 
 impl Sources {
-    /// Pairs of a swarm and a source.
+    /// Entries: pairs of a swarm and a source, and sources.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Peers of `source` in `swarm`.
+    /// Peers of `source` in `swarm`, or in [`ALL`].
     pub(super) fn count(&self, hasher: &Hasher, swarm: u32, source: u64) -> u32 {
         let found = self.0.find(hasher.source(swarm, source), is(swarm, source));
         found.map_or(0, |company| company.peers)
@@ -36,6 +39,17 @@ impl Sources {
 
     /// One more.
     pub(super) fn enter(&mut self, hasher: &Hasher, swarm: u32, source: u64) {
+        self.add(hasher, swarm, source);
+        self.add(hasher, ALL, source);
+    }
+
+    /// One less.
+    pub(super) fn leave(&mut self, hasher: &Hasher, swarm: u32, source: u64) {
+        self.take(hasher, swarm, source);
+        self.take(hasher, ALL, source);
+    }
+
+    fn add(&mut self, hasher: &Hasher, swarm: u32, source: u64) {
         let hash = hasher.source(swarm, source);
         let rehash = |company: &Company| hasher.source(company.swarm, company.source);
         match self.0.entry(hash, is(swarm, source), rehash) {
@@ -44,8 +58,7 @@ impl Sources {
         }
     }
 
-    /// One less.
-    pub(super) fn leave(&mut self, hasher: &Hasher, swarm: u32, source: u64) {
+    fn take(&mut self, hasher: &Hasher, swarm: u32, source: u64) {
         let hash = hasher.source(swarm, source);
         let Ok(mut entry) = self.0.find_entry(hash, is(swarm, source)) else { return };
         entry.get_mut().peers -= 1;

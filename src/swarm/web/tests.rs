@@ -85,7 +85,7 @@ fn agrees_with_a_list_of_peers() {
                     let announced = store.announce(now, &who).expect("room");
                     let before = model.get(&key).copied();
                     assert_eq!(announced.joined, before.is_none());
-                    assert_eq!(announced.evicted, before.is_none() && crowd == 40);
+                    assert_eq!(announced.evicted, u32::from(before.is_none() && crowd == 40));
                     let (seeder, partial) =
                         (who.report.seeder, who.report.partial && !who.report.seeder);
                     let finished = before.is_some_and(|known| {
@@ -202,7 +202,7 @@ fn a_full_swarm_loses_one_that_announced_long_ago() {
     for n in 0..200 {
         let now = Seconds(1_000 + u32::try_from(n).expect("small"));
         let announced = store.announce(now, &arrival(0, n, 0, false)).expect("room");
-        assert_eq!(announced.evicted, n >= 40);
+        assert_eq!(announced.evicted, u32::from(n >= 40));
         assert_eq!(store.counts(&hash(0)).leechers, 40.min(u32::try_from(n).expect("small") + 1));
         store.check_invariants();
     }
@@ -215,11 +215,13 @@ fn a_full_swarm_loses_one_that_announced_long_ago() {
 #[test]
 fn what_one_more_would_take_is_what_it_takes() {
     let mut store = store(1);
-    for (n, is_there) in [(0, false), (1, true), (2, true)] {
+    // The last is of the first one's source.
+    for (n, is_there) in [(0, false), (1, true), (2, true), (5, true)] {
         let swarm = store.find_swarm(&hash(0));
         assert_eq!(swarm.is_some(), is_there);
-        let expected = store.bytes() + store.bytes_of_one(swarm);
-        store.announce(Seconds(1), &arrival(0, n, 0, false)).expect("room");
+        let who = arrival(0, n, 0, false);
+        let expected = store.bytes() + store.bytes_of_one(swarm, who.source);
+        store.announce(Seconds(1), &who).expect("room");
         assert_eq!(store.bytes(), expected);
     }
 }
@@ -258,6 +260,107 @@ fn without_memory_newcomers_are_refused_and_the_others_stay() {
     assert!(store.leave(Seconds(2), &hash(0), arrival(0, 0, 0, true).place, &PeerId([0; 20])));
     assert!(store.announce(Seconds(2), &arrival(0, 5_000, 0, true)).is_ok());
     store.check_invariants();
+}
+
+/// A store that is soon full.
+fn narrow_store() -> WebStore {
+    WebStore::new(WebBounds { memory_bytes: 40_000, ..bounds() }, HashKey(1, 2), Rng::new(3))
+}
+
+/// A peer of a source, in a swarm of its own.
+fn alone(n: u32, source: u64) -> WebArrival {
+    WebArrival { source, ..arrival(n, u64::from(n), 0, false) }
+}
+
+/// Peers of sources that are new each time come until the first is refused; how many came.
+fn fill(store: &mut WebStore, now: Seconds, source: impl Fn(u32) -> u64) -> u32 {
+    let mut taken = 0;
+    while store.announce(now, &alone(taken, source(taken))).is_ok() {
+        taken += 1;
+    }
+    assert!((50..200).contains(&taken) && store.bytes() <= store.bounds.memory_bytes, "{taken}");
+    taken
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn who_has_most_gives_way_until_shares_are_even_and_who_has_little_keeps_it() {
+    let mut store = narrow_store();
+    let most = fill(&mut store, Seconds(1), |_| 1);
+    let of = |store: &WebStore, source| store.sources.count(&store.hasher, sources::ALL, source);
+    let mut others = 1_000..;
+    let mut came = |store: &mut WebStore, source| {
+        let who = alone(others.next().expect("endless"), source);
+        let before = store.totals();
+        let announced = store.announce(Seconds(2), &who);
+        store.check_invariants();
+        assert!(store.bytes() <= store.bounds.memory_bytes);
+        let gone = store.totals().evicted_peers - before.evicted_peers;
+        let told = announced.as_ref().map_or(0, |announced| announced.evicted);
+        assert_eq!(gone, u64::from(told));
+        announced.is_ok()
+    };
+    assert!(!came(&mut store, 1), "who has all of it gets no more");
+    while came(&mut store, 2) {}
+    let [first, second] = [of(&store, 1), of(&store, 2)];
+    assert!(first.abs_diff(second) <= 1 && first + second >= most - 1, "{first}, {second}");
+    // Known peers stay, and are heard.
+    let known = store.members.slots.iter().flatten().copied().collect::<Vec<_>>();
+    for Member { swarm, place, peer_id, source, .. } in known {
+        let WebArrival { info_hash, .. } = alone(0, 0);
+        let info_hash = store.swarms.look(swarm).map_or(info_hash, |swarm| swarm.info_hash);
+        let who = WebArrival { info_hash, place, peer_id, source, ..alone(0, 0) };
+        assert!(!store.announce(Seconds(3), &who).expect("it is known").joined);
+    }
+    // Whoever comes from elsewhere gets in, and none of them goes.
+    for source in 10..30 {
+        assert!(came(&mut store, source));
+    }
+    assert!((10..30).all(|source| of(&store, source) == 1));
+    let [first, second] = [of(&store, 1), of(&store, 2)];
+    assert!(first.abs_diff(second) <= 4, "{first}, {second}");
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn who_has_expired_makes_room_whatever_its_share_is() {
+    let mut store = narrow_store();
+    let most = fill(&mut store, Seconds(1), u64::from);
+    assert!(store.announce(Seconds(1 + TTL), &alone(most, 9_999)).is_err());
+    assert!(store.announce(Seconds(2 + TTL), &alone(most, 9_999)).is_ok());
+    assert_eq!((store.totals().expired_peers, store.totals().evicted_peers), (1, 0));
+    store.check_invariants();
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn swarms_without_peers_make_room_before_peers_but_not_for_who_comes_to_them() {
+    let mut store = narrow_store();
+    let mut most = 0;
+    loop {
+        let who = alone(most, u64::from(most));
+        if store.bytes() + store.bytes_of_one(None, who.source) > store.bounds.memory_bytes {
+            break;
+        }
+        store.announce(Seconds(most), &who).expect("room");
+        let finished = WebArrival { report: Report { seeder: true, ..who.report }, ..who };
+        assert!(store.announce(Seconds(most), &finished).expect("it is known").completed);
+        assert!(store.leave(Seconds(most), &who.info_hash, who.place, &who.peer_id));
+        most += 1;
+    }
+    assert_eq!((store.totals().swarms, store.totals().active_swarms), (most.into(), 0));
+    // Each comes to a swarm that has a download to tell about.
+    let mut at_its_swarm = 0;
+    for n in (0..most).rev() {
+        let Ok(announced) = store.announce(Seconds(most), &alone(n, u64::from(n))) else { break };
+        let completed = store.counts(&hash(n)).completed;
+        at_its_swarm += completed;
+        assert_eq!((announced.joined, announced.evicted), (true, 0));
+        store.check_invariants();
+    }
+    assert!(at_its_swarm > most / 4, "{at_its_swarm} of {most}");
+    assert!(store.bytes() <= store.bounds.memory_bytes);
+    assert_eq!((store.totals().expired_peers, store.totals().evicted_peers), (0, 0));
 }
 
 #[test]
@@ -306,7 +409,7 @@ fn chosen_peers_differ_are_of_the_right_kind_and_have_the_same_chance() {
             let eligible = if seeder { leechers } else { seeders + leechers };
             assert_eq!(chosen.len(), wanted.min(eligible as usize).min(WEB_OFFERS_MAX));
             let mut kinds = [0, 0];
-            for (place, _) in &chosen {
+            for place in &chosen {
                 assert_ne!(*place, asker.place, "nobody is offered itself");
                 *given.entry(place.connection).or_default() += 1;
                 kinds[usize::from(place.connection > u64::from(seeders))] += 1;
@@ -314,7 +417,7 @@ fn chosen_peers_differ_are_of_the_right_kind_and_have_the_same_chance() {
             assert!(!seeder || kinds[0] == 0);
             let both = !seeder && seeders > 0 && leechers > 0 && chosen.len() > 1;
             assert!(!both || (kinds[0] > 0 && kinds[1] > 0), "both kinds");
-            let mut places: Vec<_> = chosen.iter().map(|(place, _)| place.connection).collect();
+            let mut places: Vec<_> = chosen.iter().map(|place| place.connection).collect();
             if let Some(first) = places.first() {
                 *firsts.entry(*first).or_insert(0_u32) += 1;
                 seeders_first += u32::from(both && *first <= u64::from(seeders));

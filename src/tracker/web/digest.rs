@@ -27,15 +27,6 @@ impl RelayKey {
         sip.write(offer_id.as_bytes());
         sip.finish()
     }
-
-    /// The digest of an offer that was given to a peer.
-    #[must_use]
-    pub fn given(&self, offer: u64, to: &PeerId) -> u64 {
-        let mut sip = self.0;
-        sip.write(&offer.to_be_bytes());
-        sip.write(&to.0);
-        sip.finish()
-    }
 }
 
 /// Hashes names of connections, which are ours and not chosen by anybody.
