@@ -15,7 +15,7 @@
 //! An answer needs no owner: the core that brought the offer to a connection remembers who made it,
 //! as a keyed digest of its name. So an answer is brought to that connection only, once, and only
 //! from the connection that was given the offer. What who answers calls itself is between the two:
-//! libtorrent has drawn another `peer_id` for each answer, until its version 2.1.
+//! libtorrent has drawn another `peer_id` for each answer.
 
 use std::net::IpAddr;
 
