@@ -1,10 +1,12 @@
-// Two pages of a browser exchange a file by WebTorrent; the tracker is all that they share.
+// Two pages of a browser exchange a file by WebTorrent; the tracker is all that they share. Then a
+// third one downloads what another program seeds.
 //
-//     node browser.mjs PACKAGES TRACKER_URL PAGE_PORT BROWSER_URL
+//     node browser.mjs PACKAGES TRACKER_URL PAGE_PORT BROWSER_URL MAGNET SHA256
 //
 // PACKAGES is the folder that has `node_modules` and webtorrent's bundle, TRACKER_URL has `ws:` or
 // `wss:`, the pages are served on PAGE_PORT of 127.0.0.1, and BROWSER_URL is where a running
-// Chromium offers its DevTools protocol. Ends with 0 if everything holds.
+// Chromium offers its DevTools protocol. MAGNET and SHA256 name what the other program seeds. Ends
+// with 0 if everything holds.
 
 import assert from "node:assert/strict";
 import { createHash, randomBytes } from "node:crypto";
@@ -14,7 +16,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { pathToFileURL } from "node:url";
 
-const [packages, trackerUrl, pagePort, browserUrl] = process.argv.slice(2);
+const [packages, trackerUrl, pagePort, browserUrl, magnet, sha256] = process.argv.slice(2);
 
 const FILE_BYTES = 256 * 1024;
 const FILE_NAME = "file.bin";
@@ -120,6 +122,22 @@ async function counts(infoHash, complete, incomplete) {
     say(`seeders ${complete}, leechers ${incomplete}`);
 }
 
+// Lets a page download a file. Resolves to its length when all of it is there, and is right.
+async function fetchAll(page, magnet, sha256) {
+    const late = sleep(DOWNLOAD_MS).then(() => {
+        throw new Error(`not downloaded within ${DOWNLOAD_MS} ms`);
+    });
+    const begun = performance.now();
+    const whole = `${magnet}&tr=${encodeURIComponent(trackerUrl)}`;
+    const downloaded = await Promise.race([page.evaluate(download, [whole]), late]);
+    const { wires, length, ...rest } = downloaded;
+    assert.deepEqual(rest, { announce: [trackerUrl], name: FILE_NAME, sha256 });
+    assert(wires.length > 0 && wires.every((type) => type === "webrtc"), `wires ${wires}`);
+    const milliseconds = Math.round(performance.now() - begun);
+    say(`${length} bytes in ${milliseconds} ms, sha256 ${sha256}`);
+    return length;
+}
+
 async function exchange(browser) {
     const bytes = randomBytes(FILE_BYTES);
     const sha256 = createHash("sha256").update(bytes).digest("hex");
@@ -130,17 +148,8 @@ async function exchange(browser) {
     await counts(infoHash, 1, 0);
 
     const downloader = await open(browser, "downloading page");
-    const magnet = `magnet:?xt=urn:btih:${infoHash}&tr=${encodeURIComponent(trackerUrl)}`;
-    const late = sleep(DOWNLOAD_MS).then(() => {
-        throw new Error(`not downloaded within ${DOWNLOAD_MS} ms`);
-    });
-    const begun = performance.now();
-    const downloaded = await Promise.race([downloader.evaluate(download, [magnet]), late]);
-    const { wires, ...rest } = downloaded;
-    assert.deepEqual(rest, { announce: [trackerUrl], name: FILE_NAME, length: FILE_BYTES, sha256 });
-    assert(wires.length > 0 && wires.every((type) => type === "webrtc"), `wires ${wires}`);
-    const milliseconds = Math.round(performance.now() - begun);
-    say(`${FILE_BYTES} bytes in ${milliseconds} ms, sha256 ${sha256}`);
+    const length = await fetchAll(downloader, `magnet:?xt=urn:btih:${infoHash}`, sha256);
+    assert.equal(length, FILE_BYTES);
     await counts(infoHash, 2, 0);
 
     await downloader.close();
@@ -153,6 +162,8 @@ try {
     await serve();
     const browser = await chromium.connectOverCDP(browserUrl, { timeout: PAGE_MS });
     await exchange(browser);
+    say("from another program");
+    await fetchAll(await open(browser, "third page"), magnet, sha256);
 } catch (error) {
     console.error(error.stack);
     process.exit(1);
