@@ -34,8 +34,13 @@ use crate::tracker::{Datagram, Setup, Tracker};
 
 /// How often an idle worker looks at the time.
 const TIMER: Duration = Duration::from_millis(250);
+/// How often if deadlines of many connections are to be looked at, a few at a time.
+const PACE: Duration = Duration::from_millis(20);
 /// Turns without anything to do before a worker sleeps.
 const IDLE_TURNS: u32 = 4;
+/// Completions of a turn, about: what connections have time for in one. Of more, sockets would
+/// leave the caches between a request and its answer: at 128, HTTP took a fifth more CPU time.
+const COMPLETIONS_MAX: usize = 40;
 /// Messages taken from the mailboxes in one turn; the rest waits for the next. The fewer if time is
 /// short: other cores hand on datagrams too.
 const MESSAGES_MAX: usize = 256;
@@ -224,7 +229,7 @@ impl Worker {
 
     /// One turn. Returns whether there was anything to do.
     fn turn(&mut self) -> io::Result<bool> {
-        let overflown = self.ring.enter(&mut self.completions)?;
+        let overflown = self.gather()?;
         self.now = self.read_clock();
         // What the kernel left for the next turn would not ring the eventfd again.
         let busy = !self.completions.is_empty() || self.ring.has_more();
@@ -256,8 +261,9 @@ impl Worker {
         self.completions = completions;
         self.handle_datagrams();
         if is_time {
-            self.ring.start_timer(TIMER);
             self.tick();
+            let is_paced = self.connections.wants_pace();
+            self.ring.start_timer(if is_paced { PACE } else { TIMER });
         }
         let budget = Budget::begin();
         self.serve_connections(&budget);
@@ -275,8 +281,21 @@ impl Worker {
         let waiting = !self.waiting.is_empty()
             || !self.handshakes.is_empty()
             || self.connections.has_closed()
-            || self.connections.is_expiring();
+            || self.connections.is_expiry_due(budget.begun());
         Ok(busy || messages || waiting || self.sweeping)
+    }
+
+    /// Enters the kernel until it has nothing more to do, or has brought enough. Returns whether it
+    /// had no room for completions.
+    ///
+    /// It does twenty things at once, in their order, and a datagram waits for all that came to
+    /// connections before it: with this for half as many turns.
+    fn gather(&mut self) -> io::Result<bool> {
+        let mut overflown = self.ring.enter(&mut self.completions)?;
+        while self.ring.has_deferred() && self.completions.len() < COMPLETIONS_MAX {
+            overflown |= self.ring.enter(&mut self.completions)?;
+        }
+        Ok(overflown)
     }
 
     /// Puts what a connection has come to behind what waits already.
@@ -319,9 +338,7 @@ impl Worker {
             }
         }
         self.feed_starved();
-        if self.connections.is_expiring() {
-            self.connections.expire(self.now, budget, &mut self.tracker, &mut self.ring);
-        }
+        self.connections.expire(self.now, budget, &mut self.tracker, &mut self.ring);
         while self.resume_handshake() && !budget.is_spent() {}
     }
 
@@ -524,7 +541,7 @@ impl Worker {
             let begun = Instant::now();
             self.sweeping |= self.tracker.tick(self.now, &mut exits);
             self.tracker.counters_mut().sweep[0] += nanos_since(begun);
-            self.connections.begin_expiry();
+            self.connections.begin_expiry(begun);
         }
         self.unarmed.append(&mut self.failed);
         self.retry_accepts();

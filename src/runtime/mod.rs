@@ -136,6 +136,7 @@ pub fn run(config: &Config, log: LogFilter) -> Result<(), RunError> {
     // First of all: a reload while a long list is being read must not end the process.
     let supervision = Supervision::new()?;
     raise_limits();
+    make_room_for_files();
     machine_or_refuse()?;
     let plan = plan(config)?;
     let workers = plan.cpus.len();
@@ -262,6 +263,19 @@ fn raise_limits() {
         // If it is refused, what comes of it is found and explained later.
         let _ = setrlimit(resource, limit);
     }
+}
+
+/// Files that the kernel's table has room for from the start: half a megabyte.
+const FILES_AHEAD: u64 = 65_536;
+
+/// Lets the kernel make its table of open files long enough at once. While threads run it would
+/// wait for all CPUs before each doubling, ten to twenty milliseconds in the middle of accepting a
+/// connection, in which the worker answers nobody.
+fn make_room_for_files() {
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX).min(FILES_AHEAD);
+    let last = i32::try_from(files.saturating_sub(1)).expect("bounded above");
+    // The copy goes at once, the room stays. If it is refused, the table grows as it must.
+    drop(rustix::io::fcntl_dupfd_cloexec(io::stderr(), last));
 }
 
 /// Explains in words what the libraries would panic about.

@@ -1,6 +1,7 @@
 //! Deadlines, descriptors and bounds of connections: what hostile clients use up is given back, and
 //! others are served meanwhile.
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::thread;
@@ -245,6 +246,15 @@ fn operators_take_no_more_descriptors_than_are_theirs() {
     }
     drop(used);
     eventually("the next one is answered", PATIENCE, || throng.admin("/health").contains("ok"));
+}
+
+#[test]
+fn the_kernels_table_of_files_has_room_for_all_of_them_before_they_come() {
+    let Some(throng) = (Start { files: Some(5_000), ..Start::default() }).serve() else { return };
+    let status = fs::read_to_string(format!("/proc/{}/status", throng.pid())).expect("it runs");
+    let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).expect("a line");
+    let size: u32 = size.trim().parse().expect("a number");
+    assert!(size >= 5_000, "the kernel has room for {size}");
 }
 
 #[test]

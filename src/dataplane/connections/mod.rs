@@ -21,6 +21,7 @@ mod conn;
 mod crowd;
 mod expiry;
 mod layer;
+mod places;
 mod serving;
 mod tls;
 mod websocket;
@@ -35,7 +36,9 @@ use rustls::ServerConfig;
 
 use self::conn::{After, Conn, State, Step};
 use self::crowd::Crowd;
+use self::expiry::Pass;
 use self::layer::{Layer, Peeled};
+use self::places::{Places, Slot};
 use self::serving::Serving;
 use self::tls::Tls;
 use self::websocket::Reason;
@@ -101,18 +104,11 @@ pub enum Refused {
     Unwanted,
 }
 
-/// A place for a connection.
-#[derive(Debug, Default)]
-struct Slot {
-    generation: u32,
-    conn: Option<Conn>,
-}
-
 /// All connections of one core.
 #[derive(Debug)]
 pub struct Connections {
     limits: Limits,
-    slots: Vec<Slot>,
+    slots: Places,
     free: Vec<u32>,
     spare: Vec<Vec<u8>>,
     /// Where the tracker writes a body.
@@ -120,8 +116,8 @@ pub struct Connections {
     /// WebSockets that have been closed, of which the tracker has not been told.
     closed: Vec<Token>,
     crowd: Crowd,
-    /// The next slot whose deadline is to be looked at; none when there are no more of them.
-    expiring: usize,
+    /// The look at all deadlines that goes on, if one does.
+    pass: Option<Pass>,
     /// The certificates of connections to come.
     tls: Option<Arc<ServerConfig>>,
     /// `/stats` and `/stats.json`, if they are served.
@@ -134,13 +130,13 @@ impl Connections {
     pub fn new(limits: Limits, tls: Option<Arc<ServerConfig>>, pages: Option<Arc<Pages>>) -> Self {
         Self {
             limits,
-            slots: Vec::new(),
+            slots: Places::default(),
             free: Vec::new(),
             spare: Vec::new(),
             body: Vec::new(),
             closed: Vec::new(),
             crowd: Crowd::new(limits.per_address_max),
-            expiring: usize::MAX,
+            pass: None,
             tls,
             pages,
         }
@@ -226,11 +222,12 @@ impl Connections {
         let layer = (proxy_protocol || tls.is_some())
             .then(|| Box::new(Layer { before_header: proxy_protocol, tls }));
         let secs = if layer.is_some() { self.limits.head_secs } else { self.limits.idle_secs };
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot::default());
-            u32::try_from(self.slots.len() - 1).expect("bounded by descriptors")
-        });
-        let Slot { generation, conn } = &mut self.slots[slot as usize];
+        let slot = self
+            .free
+            .pop()
+            .unwrap_or_else(|| u32::try_from(self.slots.add()).expect("bounded by descriptors"));
+        let place = self.slots.get_mut(slot as usize).expect("there is one of each number");
+        let Slot { generation, conn } = place;
         *generation = generation.wrapping_add(1);
         let token = Token::new(slot, *generation);
         ring.read(stream.as_raw_fd(), token, false);
@@ -516,7 +513,9 @@ impl Connections {
                 if conn.reading || conn.writing.is_some() {
                     conn.state = State::Closing;
                     let _ = rustix::net::shutdown(&conn.stream, Shutdown::Both);
-                } else if let Some(conn) = self.slots[token.slot()].conn.take() {
+                } else if let Some(place) = self.slots.get_mut(token.slot())
+                    && let Some(conn) = place.conn.take()
+                {
                     if let Some(counted) = conn.counted {
                         self.crowd.leave(counted);
                     }
@@ -531,7 +530,7 @@ impl Connections {
     /// Tells WebSockets that the process ends: what they are told leaves with the next turns.
     pub fn say_goodbye(&mut self, now: Seconds, ring: &mut Ring) {
         for index in 0..self.slots.len() {
-            let Slot { generation, conn } = &mut self.slots[index];
+            let Some(Slot { generation, conn }) = self.slots.get_mut(index) else { break };
             let Some(conn) = conn.as_mut().filter(|conn| conn.state == State::Open) else {
                 continue;
             };
@@ -545,7 +544,7 @@ impl Connections {
     /// Whether a request waits for its answer, or bytes for their way out.
     #[must_use]
     pub fn owes_anything(&self) -> bool {
-        self.slots.iter().filter_map(|slot| slot.conn.as_ref()).any(|conn| {
+        self.slots.connections().any(|conn| {
             let waits = matches!(conn.state, State::Waiting { .. });
             waits || conn.writing.is_some() || conn.has_output()
         })
@@ -553,7 +552,7 @@ impl Connections {
 
     /// Shuts all connections down, at the end of the process.
     pub fn shut_down(&mut self) {
-        for conn in self.slots.iter_mut().filter_map(|slot| slot.conn.as_mut()) {
+        for conn in self.slots.connections_mut() {
             let _ = rustix::net::shutdown(&conn.stream, Shutdown::Both);
         }
     }
@@ -569,7 +568,7 @@ fn step_after_serving(conn: &Conn, tracker: &mut Tracker) -> Step {
     conn.next_step()
 }
 
-fn find(slots: &mut [Slot], token: Token) -> Option<&mut Conn> {
+fn find(slots: &mut Places, token: Token) -> Option<&mut Conn> {
     let Slot { generation, conn } = slots.get_mut(token.slot())?;
     let slot = u32::try_from(token.slot()).ok()?;
     conn.as_mut().filter(|_| Token::new(slot, *generation) == token)

@@ -384,13 +384,20 @@ impl Ring {
         Ok(overflown)
     }
 
+    /// Whether the last enter left deferred work, beyond the twenty things or so that the kernel
+    /// does at once. It does them in the order in which they came.
+    #[must_use]
+    pub fn has_deferred(&mut self) -> bool {
+        self.kernel.uring.submission().taskrun()
+    }
+
     /// Whether the last enter left something: requests that the kernel did not take, or deferred
-    /// work beyond what it does at once. Neither is announced by the eventfd, so the caller must
-    /// not sleep.
+    /// work. Neither is announced by the eventfd, so the caller must not sleep.
     #[must_use]
     pub fn has_more(&mut self) -> bool {
-        let submission = self.kernel.uring.submission();
-        submission.taskrun() || !submission.is_empty() || !self.kernel.backlog.is_empty()
+        self.has_deferred()
+            || !self.kernel.uring.submission().is_empty()
+            || !self.kernel.backlog.is_empty()
     }
 
     /// Makes the slot of a sent datagram free again.
