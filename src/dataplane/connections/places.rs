@@ -5,7 +5,7 @@
 
 use super::conn::Conn;
 
-/// Places of a part: about 20 KiB.
+/// Places of a part: 13 KiB.
 const PART: usize = 64;
 
 /// A place for a connection.
