@@ -3,6 +3,10 @@
     peer.py seed URL FOLDER BYTES      makes a file and a torrent of it, and seeds
     peer.py download TORRENT FOLDER    downloads what the file TORRENT describes, and seeds
 
+Torrents are of version 1. One for both versions (BEP 52) is in two swarms, so two sessions make two
+connections and each ends one: now and then not the same, and they have none until their next
+announces. With one of version 2 alone, libtorrent 2.1.1 names no info_hash to a peer of WebRTC.
+
 Prints one line of JSON when it seeds. Ends with SIGTERM, and says so to the tracker before.
 """
 
@@ -43,12 +47,12 @@ SETTINGS = {
 
 
 def make(url, folder, length):
-    """A file of chance and its torrent, one for both versions of BitTorrent (BEP 52)."""
+    """A file of chance and its torrent."""
     path = os.path.join(folder, "file.bin")
     with open(path, "wb") as file:
         file.write(os.urandom(length))
     entries = [libtorrent.create_file_entry("file.bin", length)]
-    torrent = libtorrent.create_torrent(entries, PIECE_BYTES)
+    torrent = libtorrent.create_torrent(entries, PIECE_BYTES, libtorrent.create_torrent.v1_only)
     torrent.add_tracker(url)
     libtorrent.set_piece_hashes(torrent, folder)
     with open(os.path.join(folder, "file.torrent"), "wb") as file:
@@ -58,11 +62,8 @@ def make(url, folder, length):
 def say(handle, folder):
     with open(os.path.join(folder, "file.bin"), "rb") as file:
         sha256 = hashlib.sha256(file.read()).hexdigest()
-    hashes = handle.info_hashes()
-    # Swarms of version 2 are named by the beginning of a longer hash.
-    names = [hashes.v1.to_bytes().hex(), hashes.v2.to_bytes()[:20].hex()]
-    magnet = f"magnet:?xt=urn:btih:{names[0]}"
-    print(json.dumps({"hashes": names, "magnet": magnet, "sha256": sha256}), flush=True)
+    info_hash = handle.info_hashes().v1.to_bytes().hex()
+    print(json.dumps({"info_hash": info_hash, "sha256": sha256}), flush=True)
 
 
 def main():
