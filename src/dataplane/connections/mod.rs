@@ -213,7 +213,7 @@ impl Connections {
         }
         let tls = match (tls, &self.tls) {
             (false, _) => None,
-            (true, Some(config)) => Some(Tls::new(config).ok_or(Refused::Unwanted)?),
+            (true, Some(config)) => Some(Tls::new(config.clone())),
             (true, None) => return Err(Refused::Unwanted),
         };
         if counted.is_some_and(|peer| !self.crowd.enter(peer)) {

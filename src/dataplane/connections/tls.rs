@@ -7,6 +7,9 @@ use rustls::{ServerConfig, ServerConnection};
 
 /// Bytes of plain text that are taken out at once: the longest record.
 const RECORD_BYTES: usize = 16 * 1_024;
+/// First bytes of a record: its type, and the half of its version that never changes.
+const HANDSHAKE: u8 = 22;
+const MAJOR: u8 = 3;
 
 /// What came of bytes that came.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -21,59 +24,67 @@ pub enum Received {
 
 /// One connection's TLS.
 #[derive(Debug)]
-pub struct Tls(ServerConnection);
+pub enum Tls {
+    /// The first record has not come whole. A session is twenty times what a connection takes
+    /// otherwise, and who opens connections and says nothing, or little, shall not have one.
+    Opening {
+        config: Arc<ServerConfig>,
+        record: Vec<u8>,
+    },
+    Session(Box<ServerConnection>),
+}
 
 impl Tls {
-    /// Before the handshake. `None` if the configuration cannot serve anybody.
-    pub fn new(config: &Arc<ServerConfig>) -> Option<Self> {
-        let mut connection = ServerConnection::new(config.clone()).ok()?;
-        // What there is to send is bounded where it is written.
-        connection.set_buffer_limit(None);
-        Some(Self(connection))
+    /// Before the handshake, which will be that of `config`.
+    pub const fn new(config: Arc<ServerConfig>) -> Self {
+        Self::Opening { config, record: Vec::new() }
     }
 
     /// Whether there are no requests yet.
     pub fn is_handshaking(&self) -> bool {
-        self.0.is_handshaking()
+        match self {
+            Self::Opening { .. } => true,
+            Self::Session(session) => session.is_handshaking(),
+        }
     }
 
     /// Takes bytes and appends the plain text in them.
-    pub fn receive(&mut self, mut bytes: &[u8], plain: &mut Vec<u8>) -> Received {
-        while !bytes.is_empty() {
-            // Memory is always readable.
-            if self.0.read_tls(&mut bytes).is_err() {
-                return Received::Failed;
-            }
-            if self.0.process_new_packets().is_err() {
-                return Received::Failed;
-            }
-            loop {
-                let len = plain.len();
-                plain.resize(len + RECORD_BYTES, 0);
-                let read = self.0.reader().read(&mut plain[len..]);
-                plain.truncate(len + read.as_ref().copied().unwrap_or(0));
-                match read {
-                    Ok(0) => return Received::Ended,
-                    Ok(_) => {}
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    Err(_) => return Received::Failed,
-                }
-            }
+    pub fn receive(&mut self, bytes: &[u8], plain: &mut Vec<u8>) -> Received {
+        let (config, record) = match self {
+            Self::Session(session) => return receive(session, bytes, plain),
+            Self::Opening { config, record } => (config, record),
+        };
+        record.extend_from_slice(bytes);
+        if lacks_bytes(record) {
+            return Received::Open;
         }
-        Received::Open
+        let Ok(mut session) = ServerConnection::new(config.clone()) else {
+            return Received::Failed;
+        };
+        // What there is to send is bounded where it is written.
+        session.set_buffer_limit(None);
+        let record = std::mem::take(record);
+        let mut session = Box::new(session);
+        let received = receive(&mut session, &record, plain);
+        *self = Self::Session(session);
+        received
     }
 
     /// Whether something must be sent.
     pub fn has_output(&self) -> bool {
-        self.0.wants_write()
+        match self {
+            Self::Opening { .. } => false,
+            Self::Session(session) => session.wants_write(),
+        }
     }
 
     /// Seals `plain` and appends it, and whatever else must be sent.
     pub fn seal(&mut self, plain: &[u8], out: &mut Vec<u8>) {
+        let Self::Session(session) = self else { return };
         // Without a limit it takes everything.
-        let _ = self.0.writer().write_all(plain);
-        while self.0.wants_write() {
-            if self.0.write_tls(out).is_err() {
+        let _ = session.writer().write_all(plain);
+        while session.wants_write() {
+            if session.write_tls(out).is_err() {
                 return;
             }
         }
@@ -81,6 +92,67 @@ impl Tls {
 
     /// Says that nothing more will be sent.
     pub fn close(&mut self) {
-        self.0.send_close_notify();
+        if let Self::Session(session) = self {
+            session.send_close_notify();
+        }
+    }
+}
+
+fn receive(session: &mut ServerConnection, mut bytes: &[u8], plain: &mut Vec<u8>) -> Received {
+    while !bytes.is_empty() {
+        // Memory is always readable.
+        if session.read_tls(&mut bytes).is_err() {
+            return Received::Failed;
+        }
+        if session.process_new_packets().is_err() {
+            return Received::Failed;
+        }
+        loop {
+            let len = plain.len();
+            plain.resize(len + RECORD_BYTES, 0);
+            let read = session.reader().read(&mut plain[len..]);
+            plain.truncate(len + read.as_ref().copied().unwrap_or(0));
+            match read {
+                Ok(0) => return Received::Ended,
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => return Received::Failed,
+            }
+        }
+    }
+    Received::Open
+}
+
+/// Whether `input` may be the beginning of a handshake's record (RFC 8446 section 5.1) and more of
+/// it must come. What cannot be one a session shall refuse, as the protocol wants it.
+fn lacks_bytes(input: &[u8]) -> bool {
+    match *input {
+        [] => true,
+        [HANDSHAKE] => true,
+        [HANDSHAKE, MAJOR] | [HANDSHAKE, MAJOR, _] | [HANDSHAKE, MAJOR, _, _] => true,
+        [HANDSHAKE, MAJOR, _, high, low, ref fragment @ ..] => {
+            let len = usize::from(u16::from_be_bytes([high, low]));
+            len <= RECORD_BYTES && fragment.len() < len
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_beginning_of_a_record_is_waited_for() {
+        let record = [&[22, 3, 1, 0x01, 0x02][..], &[0; 0x102]].concat();
+        for len in 0..record.len() {
+            assert!(lacks_bytes(&record[..len]), "{len}");
+        }
+        assert!(!lacks_bytes(&record));
+        assert!(!lacks_bytes(&[&record[..], &[1]].concat()));
+        assert!(lacks_bytes(&[22, 3, 3, 0x40, 0x00, 1]));
+        for other in [&b"G"[..], &[21], &[22, 2], &[22, 3, 3, 0x40, 0x01], &[22, 3, 3, 0, 0]] {
+            assert!(!lacks_bytes(other), "{other:?}");
+        }
     }
 }
