@@ -2,7 +2,7 @@
 //!
 //! The core never reads a clock: whoever drives it hands in [`Seconds`]. They come from one
 //! monotonic clock (`CLOCK_BOOTTIME` in the program, a counter in tests), so wall clock steps
-//! change nothing.
+//! change nothing. Connections, whose deadlines are short, have the same clock in [`Millis`].
 
 /// Seconds on the process's monotonic clock.
 ///
@@ -24,6 +24,31 @@ impl Seconds {
     }
 }
 
+/// Milliseconds on the same clock.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Millis(pub u64);
+
+impl Millis {
+    /// The whole seconds of it.
+    #[must_use]
+    pub fn seconds(self) -> Seconds {
+        Seconds(u32::try_from(self.0 / 1_000).unwrap_or(u32::MAX))
+    }
+
+    /// The moment `seconds` after this one.
+    #[must_use]
+    pub const fn plus(self, seconds: u32) -> Self {
+        Self(self.0.saturating_add(seconds as u64 * 1_000))
+    }
+}
+
+impl From<Seconds> for Millis {
+    /// When a second begins.
+    fn from(seconds: Seconds) -> Self {
+        Self::default().plus(seconds.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -33,5 +58,13 @@ mod tests {
         assert_eq!(Seconds(5).since(Seconds(9)), 0);
         assert_eq!(Seconds(9).since(Seconds(5)), 4);
         assert_eq!(Seconds(u32::MAX).plus(10), Seconds(u32::MAX));
+    }
+
+    #[test]
+    fn seconds_are_whole() {
+        assert_eq!(Millis(1_999).seconds(), Seconds(1));
+        assert_eq!(Millis(1_999).plus(2), Millis(3_999));
+        assert_eq!(Millis::from(Seconds(7)), Millis(7_000));
+        assert_eq!(Millis(u64::MAX).plus(1).seconds(), Seconds(u32::MAX));
     }
 }

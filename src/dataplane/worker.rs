@@ -26,7 +26,7 @@ use super::orders::Orders;
 use super::ring::{Completion, Operation, Ring, Sizes, Token};
 use super::sleep;
 use crate::limits::BATCH_MAX;
-use crate::time::Seconds;
+use crate::time::{Millis, Seconds};
 use crate::tracker::counters::record_latency;
 use crate::tracker::http::Connection;
 use crate::tracker::published::{Pages, Published};
@@ -87,7 +87,7 @@ pub struct Worker {
     published: Arc<Published>,
     orders: Arc<Orders>,
     started: u64,
-    now: Seconds,
+    now: Millis,
     /// When time-dependent work was last done.
     ticked: Seconds,
     /// When the clients of peers were last published.
@@ -168,7 +168,7 @@ impl Worker {
             published: parts.published,
             orders: parts.orders,
             started: parts.started,
-            now: Seconds(0),
+            now: Millis(0),
             ticked: Seconds(0),
             surveyed: Seconds(0),
             completions: Vec::new(),
@@ -267,15 +267,19 @@ impl Worker {
         }
         let budget = Budget::begin();
         self.serve_connections(&budget);
+        if is_time {
+            // When the last pass has come to its end.
+            self.connections.begin_expiry(budget.begun());
+        }
         let messages = self.handle_messages(&budget);
         self.deliver_answers(&budget);
         self.post.flush();
         for question in self.orders.new_questions() {
-            question(&mut self.tracker, self.now);
+            question(&mut self.tracker, self.now.seconds());
         }
         if self.sweeping {
             let begun = Instant::now();
-            self.sweeping = self.tracker.sweep(self.now);
+            self.sweeping = self.tracker.sweep(self.now.seconds());
             self.tracker.counters_mut().sweep[0] += nanos_since(begun);
         }
         let waiting = !self.waiting.is_empty()
@@ -458,7 +462,7 @@ impl Worker {
             }
             let (udp, post, answers) = (&self.udp, &mut self.post, &mut self.answers);
             let mut exits = Exits { outbox, udp, post, answers };
-            self.tracker.handle_datagrams(self.now, &batch[..len], &mut exits);
+            self.tracker.handle_datagrams(self.now.seconds(), &batch[..len], &mut exits);
             for completion in chunk {
                 self.ring.recycle(completion);
             }
@@ -486,7 +490,7 @@ impl Worker {
             let (_, outbox) = self.ring.split();
             let (udp, post, answers) = (&self.udp, &mut self.post, &mut self.answers);
             let mut exits = Exits { outbox, udp, post, answers };
-            self.tracker.handle_message(self.now, from, &message, &mut exits);
+            self.tracker.handle_message(self.now.seconds(), from, &message, &mut exits);
         }
         self.message = message;
         any
@@ -512,7 +516,7 @@ impl Worker {
             let (_, outbox) = self.ring.split();
             let (udp, post, answers) = (&self.udp, &mut self.post, &mut self.answers);
             let mut exits = Exits { outbox, udp, post, answers };
-            self.tracker.web_closed(self.now, Connection(token.to_bits()), &mut exits);
+            self.tracker.web_closed(self.now.seconds(), Connection(token.to_bits()), &mut exits);
             if budget.is_spent() {
                 break;
             }
@@ -533,15 +537,14 @@ impl Worker {
 
     /// Work that depends on time.
     fn tick(&mut self) {
-        if self.ticked != self.now {
-            self.ticked = self.now;
+        if self.ticked != self.now.seconds() {
+            self.ticked = self.now.seconds();
             let (_, outbox) = self.ring.split();
             let (udp, post, answers) = (&self.udp, &mut self.post, &mut self.answers);
             let mut exits = Exits { outbox, udp, post, answers };
             let begun = Instant::now();
-            self.sweeping |= self.tracker.tick(self.now, &mut exits);
+            self.sweeping |= self.tracker.tick(self.now.seconds(), &mut exits);
             self.tracker.counters_mut().sweep[0] += nanos_since(begun);
-            self.connections.begin_expiry(begun);
         }
         self.unarmed.append(&mut self.failed);
         self.retry_accepts();
@@ -556,17 +559,22 @@ impl Worker {
         }
     }
 
-    fn read_clock(&self) -> Seconds {
-        let since = boot_seconds().saturating_sub(self.started);
-        Seconds(u32::try_from(since).unwrap_or(u32::MAX))
+    fn read_clock(&self) -> Millis {
+        let since = boot_time().saturating_sub(Duration::from_secs(self.started));
+        Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 }
 
-/// Seconds since the machine started, sleep included; steps of the wall clock do not touch it.
+/// Whole seconds since the machine started.
 #[must_use]
 pub fn boot_seconds() -> u64 {
+    boot_time().as_secs()
+}
+
+/// Since the machine started, sleep included; steps of the wall clock do not touch it.
+fn boot_time() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    u64::try_from(now.tv_sec).unwrap_or(0)
+    Duration::try_from(now).unwrap_or_default()
 }
 
 fn nanos_since(begun: Instant) -> u64 {

@@ -9,7 +9,7 @@ use super::tls::Tls;
 use super::websocket::{Life, Reason, WebSocket};
 use crate::dataplane::ring::{Ring, Token};
 use crate::limits::{WEB_CLOSE_SECONDS, WEB_PING_SECONDS, WEB_QUEUE_BYTES_MAX, WEB_SILENT_SECONDS};
-use crate::time::Seconds;
+use crate::time::Millis;
 use crate::wire::addr::Family;
 use crate::wire::http;
 
@@ -80,9 +80,9 @@ pub(super) struct Conn {
     pub layer: Option<Box<Layer>>,
     pub state: State,
     pub after: After,
-    pub deadline: Seconds,
+    pub deadline: Millis,
     /// When the first byte of an unfinished request head came.
-    pub head_began: Option<Seconds>,
+    pub head_began: Option<Millis>,
     /// Bytes that came and are not used up: the beginning of a request, or further requests.
     pub input: Vec<u8>,
     /// Bytes of `input` that have been searched for the end of a head in vain.
@@ -104,14 +104,14 @@ pub(super) struct Web {
     pub socket: WebSocket,
     pub life: Life,
     /// When bytes last came.
-    pub heard: Seconds,
+    pub heard: Millis,
     /// When a message last came.
-    pub asked: Seconds,
-    pub pinged: Seconds,
+    pub asked: Millis,
+    pub pinged: Millis,
     /// When the message that has not ended began.
-    pub message_began: Option<Seconds>,
+    pub message_began: Option<Millis>,
     /// When the write in flight began.
-    pub write_began: Seconds,
+    pub write_began: Millis,
 }
 
 impl Conn {
@@ -195,7 +195,7 @@ impl Conn {
     }
 
     /// It becomes a WebSocket.
-    pub fn open_web(&mut self, now: Seconds) {
+    pub fn open_web(&mut self, now: Millis) {
         self.state = State::Open;
         // Messages come when they come: none shall wait for the acknowledgement of the last one. If
         // it is refused they are late, no more.
@@ -215,7 +215,7 @@ impl Conn {
         self.web.as_deref_mut().expect("an open connection is a WebSocket")
     }
 
-    pub fn close_web(&mut self, now: Seconds, reason: Reason) {
+    pub fn close_web(&mut self, now: Millis, reason: Reason) {
         let Some(web) = &mut self.web else { return };
         if web.life == Life::Open {
             web.socket.close(reason, &mut self.output);
@@ -225,8 +225,8 @@ impl Conn {
     }
 
     /// What time demands of a WebSocket.
-    pub fn look_after(&mut self, now: Seconds, limits: &Limits) -> Step {
-        let late = |since: Seconds, secs: u32| now.since(since) > secs;
+    pub fn look_after(&mut self, now: Millis, limits: &Limits) -> Step {
+        let late = |since: Millis, secs: u32| now >= since.plus(secs);
         let Some(web) = &mut self.web else { return Step::Close };
         if self.writing.is_some() && late(web.write_began, limits.write_secs) {
             return Step::Close;
@@ -243,7 +243,7 @@ impl Conn {
                 self.close_web(now, Reason::GoingAway);
                 Step::Both
             }
-            Life::Open if late(web.pinged, WEB_PING_SECONDS - 1) => {
+            Life::Open if late(web.pinged, WEB_PING_SECONDS) => {
                 web.pinged = now;
                 web.socket.ping(&mut self.output);
                 Step::Both
@@ -268,7 +268,12 @@ mod tests {
         write_secs: 10,
     };
 
-    /// A WebSocket, opened in second 1,000.
+    /// That second after a WebSocket was opened.
+    fn second_of(second: u32) -> Millis {
+        Millis(1_000_123).plus(second)
+    }
+
+    /// A WebSocket, opened then.
     fn opened() -> Conn {
         let (stream, _) = UnixStream::pair().expect("a descriptor");
         let peer = IpAddr::from([192, 0, 2, 1]);
@@ -282,7 +287,7 @@ mod tests {
             layer: None,
             state: State::Reading,
             after: After::KeepAlive,
-            deadline: Seconds(1_000),
+            deadline: second_of(0),
             head_began: None,
             input: Vec::new(),
             searched: 0,
@@ -292,7 +297,7 @@ mod tests {
             writing: None,
             web: None,
         };
-        conn.open_web(Seconds(1_000));
+        conn.open_web(second_of(0));
         conn
     }
 
@@ -304,7 +309,7 @@ mod tests {
     ) -> (Vec<(u32, Vec<u8>)>, u32) {
         let mut sent = Vec::new();
         for second in 1..2_000 {
-            let now = Seconds(1_000 + second);
+            let now = second_of(second);
             each(second, conn.web_mut());
             match conn.look_after(now, &LIMITS) {
                 Step::Nothing => assert_eq!(conn.output, b""),
@@ -323,44 +328,43 @@ mod tests {
     fn who_is_silent_is_pinged_twice_and_given_up() {
         let (sent, end) = look_after(&mut opened(), |_, _| {});
         assert_eq!(sent, [(30, PING.to_vec()), (60, PING.to_vec())]);
-        assert_eq!(end, WEB_SILENT_SECONDS + 1);
+        assert_eq!(end, WEB_SILENT_SECONDS);
     }
 
     #[test]
     fn who_answers_pings_and_says_nothing_is_told_to_go() {
-        let (sent, end) =
-            look_after(&mut opened(), |second, web| web.heard = Seconds(1_000 + second));
-        let pings: Vec<_> = (1..=20).map(|at| (30 * at, PING.to_vec())).collect();
-        assert_eq!(sent[..20], pings);
-        assert_eq!(sent[20..], [(LIMITS.web_idle_secs + 1, GOING_AWAY.to_vec())]);
-        assert_eq!(end, LIMITS.web_idle_secs + 1 + WEB_CLOSE_SECONDS + 1);
+        let (sent, end) = look_after(&mut opened(), |second, web| web.heard = second_of(second));
+        let pings: Vec<_> = (1..=19).map(|at| (30 * at, PING.to_vec())).collect();
+        assert_eq!(sent[..19], pings);
+        assert_eq!(sent[19..], [(LIMITS.web_idle_secs, GOING_AWAY.to_vec())]);
+        assert_eq!(end, LIMITS.web_idle_secs + WEB_CLOSE_SECONDS);
     }
 
     #[test]
     fn a_message_that_does_not_end_and_a_write_that_is_not_taken_have_deadlines() {
         let mut conn = opened();
-        conn.web_mut().message_began = Some(Seconds(1_005));
-        let (_, end) = look_after(&mut conn, |second, web| web.heard = Seconds(1_000 + second));
-        assert_eq!(end, 5 + LIMITS.idle_secs + 1);
+        conn.web_mut().message_began = Some(second_of(5));
+        let (_, end) = look_after(&mut conn, |second, web| web.heard = second_of(second));
+        assert_eq!(end, 5 + LIMITS.idle_secs);
 
         let mut conn = opened();
-        (conn.writing, conn.web_mut().write_began) = (Some(0), Seconds(1_003));
-        let (sent, end) = look_after(&mut conn, |second, web| web.heard = Seconds(1_000 + second));
-        assert_eq!((sent, end), (vec![], 3 + LIMITS.write_secs + 1));
+        (conn.writing, conn.web_mut().write_began) = (Some(0), second_of(3));
+        let (sent, end) = look_after(&mut conn, |second, web| web.heard = second_of(second));
+        assert_eq!((sent, end), (vec![], 3 + LIMITS.write_secs));
     }
 
     #[test]
     fn a_close_has_its_deadline_whoever_began_it() {
         let mut conn = opened();
-        conn.close_web(Seconds(1_000), Reason::GoingAway);
+        conn.close_web(second_of(0), Reason::GoingAway);
         assert_eq!(std::mem::take(&mut conn.output), GOING_AWAY);
-        let (sent, end) = look_after(&mut conn, |second, web| web.heard = Seconds(1_000 + second));
-        assert_eq!((sent, end), (vec![], WEB_CLOSE_SECONDS + 1));
+        let (sent, end) = look_after(&mut conn, |second, web| web.heard = second_of(second));
+        assert_eq!((sent, end), (vec![], WEB_CLOSE_SECONDS));
 
         let mut conn = opened();
         (conn.web_mut().life, conn.writing) = (Life::Ended, Some(0));
         let (sent, end) = look_after(&mut conn, |_, _| {});
-        assert_eq!((sent, end), (vec![], WEB_CLOSE_SECONDS + 1));
+        assert_eq!((sent, end), (vec![], WEB_CLOSE_SECONDS));
     }
 
     #[test]

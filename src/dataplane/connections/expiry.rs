@@ -1,10 +1,10 @@
 //! Deadlines: who takes too long is closed, or told, as far as time allows.
 //!
-//! Once a second a pass looks at every connection, and it takes its time. What belonged to closed
-//! sockets the kernel frees some milliseconds later, and all at once: 1,500 that were closed in one
-//! go stopped the core for up to a millisecond, again and again, where as many that were closed one
-//! by one cannot be seen. And who came together is due together, and often lies side by side: so a
-//! pass goes through the places in an order that spreads neighbours.
+//! A pass looks at every connection, and it takes its time; then the next one begins. What belonged
+//! to closed sockets the kernel frees some milliseconds later, and all at once: 1,500 that were
+//! closed in one go stopped the core for up to a millisecond, again and again, where as many that
+//! were closed one by one cannot be seen. And who came together is due together, and often lies
+//! side by side: so a pass goes through the places in an order that spreads neighbours.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,13 @@ use super::conn::{State, Step};
 use super::{Connections, Progress, Slot};
 use crate::dataplane::budget::Budget;
 use crate::dataplane::ring::{Ring, Token};
-use crate::time::Seconds;
+use crate::time::Millis;
 use crate::tracker::Tracker;
 
 /// Connections looked at between two looks at the time.
 const LOOKS: usize = 1_024;
-/// How long a pass takes: it is over before the next one begins.
+/// How long a pass takes. With what passes until the timer begins the next one it is the time by
+/// which a connection may end late: below a second.
 const PASS: Duration = Duration::from_millis(700);
 
 /// A pass over all connections.
@@ -73,13 +74,7 @@ impl Connections {
 
     /// Ends what has taken too long, and pings WebSockets, as far as a pass should have come, and
     /// as time allows. Cost: one look at each connection, and a system call for each that ends.
-    pub fn expire(
-        &mut self,
-        now: Seconds,
-        budget: &Budget,
-        tracker: &mut Tracker,
-        ring: &mut Ring,
-    ) {
+    pub fn expire(&mut self, now: Millis, budget: &Budget, tracker: &mut Tracker, ring: &mut Ring) {
         let Some(mut pass) = self.pass else { return };
         let due = pass.due(budget.begun());
         while pass.done < due {
@@ -96,7 +91,7 @@ impl Connections {
     /// Returns whether there was anything to do.
     fn expire_one(
         &mut self,
-        now: Seconds,
+        now: Millis,
         index: usize,
         tracker: &mut Tracker,
         ring: &mut Ring,
@@ -108,7 +103,7 @@ impl Connections {
         let step = match conn.state {
             State::Open => conn.look_after(now, &self.limits),
             State::Closing => Step::Nothing,
-            _ if conn.deadline >= now => Step::Nothing,
+            _ if now < conn.deadline => Step::Nothing,
             State::Waiting { head_only, .. } => {
                 let status = tracker.handle_late_http(conn.client, &mut self.body);
                 conn.respond(status, &self.body, false, head_only);

@@ -2,7 +2,7 @@
 
 use super::conn::Conn;
 use super::tls::{Received, Tls};
-use crate::time::Seconds;
+use crate::time::Millis;
 use crate::wire::proxy::parse_proxy_header;
 
 /// What stands between the socket and the requests.
@@ -28,7 +28,7 @@ impl Layer {
     /// Takes off what is around `bytes` and appends the rest to `plain`.
     pub fn peel(
         &mut self,
-        now: Seconds,
+        now: Millis,
         conn: &mut Conn,
         bytes: &[u8],
         plain: &mut Vec<u8>,
@@ -58,7 +58,7 @@ impl Layer {
 
     fn peel_tls(
         &mut self,
-        now: Seconds,
+        now: Millis,
         conn: &mut Conn,
         bytes: &[u8],
         plain: &mut Vec<u8>,

@@ -44,7 +44,7 @@ use self::tls::Tls;
 use self::websocket::Reason;
 use super::ring::{Ring, Token};
 use crate::limits::{PENDING_SCRAPE_SECONDS, WEB_QUEUE_BYTES_MAX, WEB_RELAYED_BYTES_MAX};
-use crate::time::Seconds;
+use crate::time::Millis;
 use crate::tracker::published::Pages;
 use crate::tracker::{Effects, Tracker, WebKind};
 use crate::wire::addr::Family;
@@ -188,7 +188,7 @@ impl Connections {
     /// Why not; it is closed.
     pub fn accepted(
         &mut self,
-        now: Seconds,
+        now: Millis,
         (stream, listening): (OwnedFd, Listening),
         tracker: &mut Tracker,
         ring: &mut Ring,
@@ -208,7 +208,7 @@ impl Connections {
         }
         // A trusted proxy speaks for many.
         let counted = (!trusted).then_some(peer);
-        if counted.is_some_and(|peer| !tracker.admits_connection(now, peer)) {
+        if counted.is_some_and(|peer| !tracker.admits_connection(now.seconds(), peer)) {
             return Err(Refused::TooFast);
         }
         let tls = match (tls, &self.tls) {
@@ -266,7 +266,7 @@ impl Connections {
     /// Returns what [`Connections::proceed`] needs to go on.
     pub fn received(
         &mut self,
-        now: Seconds,
+        now: Millis,
         token: Token,
         bytes: &[u8],
         tracker: &mut Tracker,
@@ -310,7 +310,7 @@ impl Connections {
                 tracker.counters_mut().http_connections_banned[0] += 1;
                 return Progress(Step::Close);
             }
-            if !tracker.admits_connection(now, conn.peer) {
+            if !tracker.admits_connection(now.seconds(), conn.peer) {
                 tracker.counters_mut().http_connections_limited[0] += 1;
                 return Progress(Step::Close);
             }
@@ -395,7 +395,7 @@ impl Connections {
     /// Bytes went out: the rest of them, the next request, or the end.
     pub fn written(
         &mut self,
-        now: Seconds,
+        now: Millis,
         token: Token,
         (result, mut buffer): (std::io::Result<u32>, Vec<u8>),
         tracker: &mut Tracker,
@@ -448,7 +448,7 @@ impl Connections {
     }
 
     /// Does what a step came to: hands the next operation to the ring, or closes.
-    pub fn proceed(&mut self, now: Seconds, token: Token, progress: Progress, ring: &mut Ring) {
+    pub fn proceed(&mut self, now: Millis, token: Token, progress: Progress, ring: &mut Ring) {
         let Some(conn) = find(&mut self.slots, token) else { return };
         match progress.0 {
             Step::Read { later } => {
@@ -528,7 +528,7 @@ impl Connections {
     }
 
     /// Tells WebSockets that the process ends: what they are told leaves with the next turns.
-    pub fn say_goodbye(&mut self, now: Seconds, ring: &mut Ring) {
+    pub fn say_goodbye(&mut self, now: Millis, ring: &mut Ring) {
         for index in 0..self.slots.len() {
             let Some(Slot { generation, conn }) = self.slots.get_mut(index) else { break };
             let Some(conn) = conn.as_mut().filter(|conn| conn.state == State::Open) else {

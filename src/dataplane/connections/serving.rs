@@ -4,7 +4,7 @@ use super::conn::{After, Conn, State};
 use super::websocket::{Event, Life, Reason};
 use crate::dataplane::ring::Token;
 use crate::limits::{HTTP_PIPELINE_MAX, HTTP_RESPONSE_BYTES_MAX};
-use crate::time::Seconds;
+use crate::time::Millis;
 use crate::tracker::http::{Connection, HttpAnswer};
 use crate::tracker::published::Pages;
 use crate::tracker::{Effects, Tracker};
@@ -13,7 +13,7 @@ use crate::wire::http::{self, Content, Head, Method, Status};
 
 /// What serving requests needs.
 pub(super) struct Serving<'a, E> {
-    pub now: Seconds,
+    pub now: Millis,
     pub token: Token,
     pub tracker: &'a mut Tracker,
     pub effects: &'a mut E,
@@ -99,7 +99,8 @@ impl<E: Effects> Serving<'_, E> {
                 continue;
             }
             let from = (conn.client, Connection(self.token.to_bits()));
-            match self.tracker.handle_http(self.now, from, &head, self.body, self.effects) {
+            match self.tracker.handle_http(self.now.seconds(), from, &head, self.body, self.effects)
+            {
                 HttpAnswer::Ready(status) => {
                     conn.respond(status, self.body, keep_alive, head_only);
                     if !keep_alive || conn.output.len() >= HTTP_RESPONSE_BYTES_MAX {
@@ -178,7 +179,7 @@ impl<E: Effects> Serving<'_, E> {
         let life = web.socket.receive(bytes, &mut conn.output, &mut |event| {
             any = true;
             match event {
-                Event::Text(text) => tracker.handle_web(*now, connection, text, *effects),
+                Event::Text(text) => tracker.handle_web(now.seconds(), connection, text, *effects),
                 Event::Garbage => tracker.handle_bad_web(connection, *effects),
             }
         });

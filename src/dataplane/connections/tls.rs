@@ -25,13 +25,13 @@ pub enum Received {
 /// One connection's TLS.
 #[derive(Debug)]
 pub enum Tls {
-    /// The first record has not come whole. A session is twenty times what a connection takes
-    /// otherwise, and who opens connections and says nothing, or little, shall not have one.
+    /// The first record has not come whole. What the library keeps is many times what a connection
+    /// takes otherwise, and is not for those who open connections and say nothing, or little.
     Opening {
         config: Arc<ServerConfig>,
         record: Vec<u8>,
     },
-    Session(Box<ServerConnection>),
+    Begun(Box<ServerConnection>),
 }
 
 impl Tls {
@@ -44,29 +44,29 @@ impl Tls {
     pub fn is_handshaking(&self) -> bool {
         match self {
             Self::Opening { .. } => true,
-            Self::Session(session) => session.is_handshaking(),
+            Self::Begun(connection) => connection.is_handshaking(),
         }
     }
 
     /// Takes bytes and appends the plain text in them.
     pub fn receive(&mut self, bytes: &[u8], plain: &mut Vec<u8>) -> Received {
         let (config, record) = match self {
-            Self::Session(session) => return receive(session, bytes, plain),
+            Self::Begun(connection) => return receive(connection, bytes, plain),
             Self::Opening { config, record } => (config, record),
         };
         record.extend_from_slice(bytes);
         if lacks_bytes(record) {
             return Received::Open;
         }
-        let Ok(mut session) = ServerConnection::new(config.clone()) else {
+        let Ok(mut connection) = ServerConnection::new(config.clone()) else {
             return Received::Failed;
         };
         // What there is to send is bounded where it is written.
-        session.set_buffer_limit(None);
+        connection.set_buffer_limit(None);
         let record = std::mem::take(record);
-        let mut session = Box::new(session);
-        let received = receive(&mut session, &record, plain);
-        *self = Self::Session(session);
+        let mut connection = Box::new(connection);
+        let received = receive(&mut connection, &record, plain);
+        *self = Self::Begun(connection);
         received
     }
 
@@ -74,17 +74,17 @@ impl Tls {
     pub fn has_output(&self) -> bool {
         match self {
             Self::Opening { .. } => false,
-            Self::Session(session) => session.wants_write(),
+            Self::Begun(connection) => connection.wants_write(),
         }
     }
 
     /// Seals `plain` and appends it, and whatever else must be sent.
     pub fn seal(&mut self, plain: &[u8], out: &mut Vec<u8>) {
-        let Self::Session(session) = self else { return };
+        let Self::Begun(connection) = self else { return };
         // Without a limit it takes everything.
-        let _ = session.writer().write_all(plain);
-        while session.wants_write() {
-            if session.write_tls(out).is_err() {
+        let _ = connection.writer().write_all(plain);
+        while connection.wants_write() {
+            if connection.write_tls(out).is_err() {
                 return;
             }
         }
@@ -92,25 +92,25 @@ impl Tls {
 
     /// Says that nothing more will be sent.
     pub fn close(&mut self) {
-        if let Self::Session(session) = self {
-            session.send_close_notify();
+        if let Self::Begun(connection) = self {
+            connection.send_close_notify();
         }
     }
 }
 
-fn receive(session: &mut ServerConnection, mut bytes: &[u8], plain: &mut Vec<u8>) -> Received {
+fn receive(connection: &mut ServerConnection, mut bytes: &[u8], plain: &mut Vec<u8>) -> Received {
     while !bytes.is_empty() {
         // Memory is always readable.
-        if session.read_tls(&mut bytes).is_err() {
+        if connection.read_tls(&mut bytes).is_err() {
             return Received::Failed;
         }
-        if session.process_new_packets().is_err() {
+        if connection.process_new_packets().is_err() {
             return Received::Failed;
         }
         loop {
             let len = plain.len();
             plain.resize(len + RECORD_BYTES, 0);
-            let read = session.reader().read(&mut plain[len..]);
+            let read = connection.reader().read(&mut plain[len..]);
             plain.truncate(len + read.as_ref().copied().unwrap_or(0));
             match read {
                 Ok(0) => return Received::Ended,
@@ -124,7 +124,7 @@ fn receive(session: &mut ServerConnection, mut bytes: &[u8], plain: &mut Vec<u8>
 }
 
 /// Whether `input` may be the beginning of a handshake's record (RFC 8446 section 5.1) and more of
-/// it must come. What cannot be one a session shall refuse, as the protocol wants it.
+/// it must come. What cannot be one the library refuses, as the protocol wants it.
 fn lacks_bytes(input: &[u8]) -> bool {
     match *input {
         [] => true,

@@ -120,8 +120,8 @@ impl Worker {
         let counters = self.tracker.counters_mut();
         counters.http_connections_refused[0] += 1;
         let refused = counters.http_connections_refused[0];
-        if self.logged.is_none_or(|logged| self.now.since(logged) >= LOG_SECONDS) {
-            self.logged = Some(self.now);
+        if self.logged.is_none_or(|logged| self.now.seconds().since(logged) >= LOG_SECONDS) {
+            self.logged = Some(self.now.seconds());
             tracing::warn!(
                 "HTTP connections are refused: {why}; {refused} by this worker since start. \
                  {remedy}"
