@@ -267,10 +267,6 @@ impl Worker {
         }
         let budget = Budget::begin();
         self.serve_connections(&budget);
-        if is_time {
-            // When the last pass has come to its end.
-            self.connections.begin_expiry(budget.begun());
-        }
         let messages = self.handle_messages(&budget);
         self.deliver_answers(&budget);
         self.post.flush();

@@ -17,8 +17,8 @@ use crate::tracker::Tracker;
 
 /// Connections looked at between two looks at the time.
 const LOOKS: usize = 1_024;
-/// How long a pass takes. With what passes until the timer begins the next one it is the time by
-/// which a connection may end late: below a second.
+/// How long a pass takes. With what passes until the timer ends it, it is the time by which a
+/// connection may end late: below a second.
 const PASS: Duration = Duration::from_millis(700);
 
 /// A pass over all connections.
@@ -32,7 +32,7 @@ pub struct Pass {
 }
 
 impl Pass {
-    fn new(began: Instant, connections: usize) -> Self {
+    pub fn new(began: Instant, connections: usize) -> Self {
         Self { began, done: 0, places: connections.next_power_of_two() }
     }
 
@@ -53,29 +53,22 @@ impl Pass {
 }
 
 impl Connections {
-    /// Deadlines are to be looked at from now on, unless that goes on still.
-    pub fn begin_expiry(&mut self, now: Instant) {
-        if self.pass.is_none() {
-            self.pass = Some(Pass::new(now, self.slots.len()));
-        }
-    }
-
-    /// Whether so many deadlines are being looked at that a pause would leave too many for its end.
+    /// Whether there are so many that a pause would leave too many for the end of a pass.
     #[must_use]
-    pub fn wants_pace(&self) -> bool {
-        self.pass.is_some_and(|pass| pass.places > LOOKS)
+    pub const fn wants_pace(&self) -> bool {
+        self.count() > LOOKS
     }
 
     /// Whether there are deadlines to be looked at by then.
     #[must_use]
     pub fn is_expiry_due(&self, now: Instant) -> bool {
-        self.pass.is_some_and(|pass| pass.done < pass.due(now))
+        self.pass.done < self.pass.due(now)
     }
 
     /// Ends what has taken too long, and pings WebSockets, as far as a pass should have come, and
     /// as time allows. Cost: one look at each connection, and a system call for each that ends.
     pub fn expire(&mut self, now: Millis, budget: &Budget, tracker: &mut Tracker, ring: &mut Ring) {
-        let Some(mut pass) = self.pass else { return };
+        let mut pass = self.pass;
         let due = pass.due(budget.begun());
         while pass.done < due {
             let index = pass.place();
@@ -85,7 +78,8 @@ impl Connections {
                 break;
             }
         }
-        self.pass = (pass.done < pass.places).then_some(pass);
+        let is_over = pass.done == pass.places;
+        self.pass = if is_over { Pass::new(budget.begun(), self.slots.len()) } else { pass };
     }
 
     /// Returns whether there was anything to do.

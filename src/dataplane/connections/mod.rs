@@ -29,7 +29,7 @@ mod websocket;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{Shutdown, sockopt};
 use rustls::ServerConfig;
@@ -116,8 +116,8 @@ pub struct Connections {
     /// WebSockets that have been closed, of which the tracker has not been told.
     closed: Vec<Token>,
     crowd: Crowd,
-    /// The look at all deadlines that goes on, if one does.
-    pass: Option<Pass>,
+    /// The look at all deadlines that goes on.
+    pass: Pass,
     /// The certificates of connections to come.
     tls: Option<Arc<ServerConfig>>,
     /// `/stats` and `/stats.json`, if they are served.
@@ -136,7 +136,7 @@ impl Connections {
             body: Vec::new(),
             closed: Vec::new(),
             crowd: Crowd::new(limits.per_address_max),
-            pass: None,
+            pass: Pass::new(Instant::now(), 0),
             tls,
             pages,
         }
