@@ -42,13 +42,6 @@ impl Millis {
     }
 }
 
-impl From<Seconds> for Millis {
-    /// When a second begins.
-    fn from(seconds: Seconds) -> Self {
-        Self::default().plus(seconds.0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,7 +57,6 @@ mod tests {
     fn seconds_are_whole() {
         assert_eq!(Millis(1_999).seconds(), Seconds(1));
         assert_eq!(Millis(1_999).plus(2), Millis(3_999));
-        assert_eq!(Millis::from(Seconds(7)), Millis(7_000));
         assert_eq!(Millis(u64::MAX).plus(1).seconds(), Seconds(u32::MAX));
     }
 }
