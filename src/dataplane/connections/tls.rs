@@ -140,6 +140,10 @@ fn lacks_bytes(input: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::generate_simple_self_signed;
+    use rustls::pki_types::{PrivateKeyDer, ServerName};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore};
+
     use super::*;
 
     #[test]
@@ -154,5 +158,39 @@ mod tests {
         for other in [&b"G"[..], &[21], &[22, 2], &[22, 3, 3, 0x40, 0x01], &[22, 3, 3, 0, 0]] {
             assert!(!lacks_bytes(other), "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_handshake_that_comes_in_pieces_is_complete() {
+        let names = ["localhost".to_owned()];
+        let own = generate_simple_self_signed(names).expect("a certificate of our own");
+        let (leaf, key) = (own.cert.der().clone(), own.signing_key.serialize_der());
+        let key = PrivateKeyDer::try_from(key).expect("a key");
+        let config = ServerConfig::builder().with_no_client_auth();
+        let config = config.with_single_cert(vec![leaf.clone()], key).expect("they match");
+        let mut roots = RootCertStore::empty();
+        roots.add(leaf).expect("a certificate");
+        let trusting = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let name = ServerName::try_from("localhost").expect("a name");
+        let mut client = ClientConnection::new(Arc::new(trusting), name).expect("a client");
+
+        let (mut server, mut plain) = (Tls::new(Arc::new(config)), Vec::new());
+        assert!(!server.has_output());
+        client.writer().write_all(b"GET /").expect("memory");
+        while client.wants_write() {
+            let (mut hello, mut answer) = (Vec::new(), Vec::new());
+            client.write_tls(&mut hello).expect("memory");
+            for piece in hello.chunks(7) {
+                assert_eq!(server.receive(piece, &mut plain), Received::Open);
+            }
+            server.seal(&[], &mut answer);
+            let mut answer = &answer[..];
+            while !answer.is_empty() {
+                client.read_tls(&mut answer).expect("memory");
+                client.process_new_packets().expect("a server");
+            }
+        }
+        assert!(!server.is_handshaking() && !client.is_handshaking());
+        assert_eq!(plain, b"GET /");
     }
 }
