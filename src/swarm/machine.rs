@@ -17,8 +17,8 @@ use self::standin::Mapping;
 
 /// Bytes of a piece: one huge page.
 pub const PIECE_BYTES: usize = 2 << 20;
-/// Bytes that the rest of the process has from the kernel when it has no more for swarms: stacks of
-/// threads, what connections need.
+/// Bytes that the rest of the process has from the kernel when it has no more for swarms, however
+/// many stores there are: stacks of threads, what connections need.
 const HEADROOM_BYTES: usize = 4 * PIECE_BYTES;
 /// Words of a piece.
 pub const PIECE_WORDS: usize = PIECE_BYTES / size_of::<u32>();

@@ -153,8 +153,6 @@ pub struct Slab {
     spare: Option<usize>,
     /// Blocks marked.
     marked: usize,
-    /// Memory that nobody uses, while the kernel has more.
-    headroom: Option<Memory>,
 }
 
 impl Slab {
@@ -177,7 +175,6 @@ impl Slab {
             given_up: 0,
             spare: None,
             marked: 0,
-            headroom: None,
         };
         // The first piece at once: without any there is no store.
         if slab.grow() { Ok(slab) } else { Err(NoMemory::Any) }
@@ -247,14 +244,12 @@ impl Slab {
         self.spans.len() - self.spans_in_use
     }
 
-    /// Asks the kernel for spans, a piece of them. Returns whether they are there. If not, others
-    /// have the headroom, and it is the first that is asked for the next time.
+    /// Asks the kernel for spans, a piece of them, if that leaves others their headroom. Returns
+    /// whether they are there.
     #[must_use]
     pub fn grow(&mut self) -> bool {
-        let headroom = self.headroom.take().or_else(Memory::headroom);
-        let grown = headroom.is_some() && self.memory.grow();
+        let grown = Memory::headroom().is_some_and(|_headroom| self.memory.grow());
         if grown {
-            self.headroom = headroom;
             self.spans.resize(self.memory.pieces() * SPANS_PER_PIECE, UNUSED);
             self.piece_spans.push(0);
         }
