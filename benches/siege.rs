@@ -11,10 +11,12 @@
 //! Each attack is measured in rounds: without it, then with it, after a time in which it comes to
 //! its full size. Each round has a ratio, its 99.9th percentile with the attack divided by that
 //! without, and the figure is the median of the rounds' ratios. A host that takes the CPUs of a
-//! virtual machine away for milliseconds would be all that such a percentile shows: answers that
-//! fall into 50 ms in which the kernel counted stolen time are left out, and it is told how many
-//! are left. What others do to the caches stays; so the first and the last attack are none at all,
-//! and what they come to is the measure of the rest.
+//! virtual machine away for milliseconds would be all that such a percentile shows, and so would
+//! programs that have nothing to do with us: answers that fall into 50 ms in which the kernel
+//! counted stolen time, or in which such programs had the server's CPU for half a millisecond, are
+//! left out, and it is told how many are left. What others do to the caches stays; so the first and
+//! the last attack are none at all, and what they come to is the measure of the rest.
+//!
 //! Every answer must be right. A counter of the server shows that the attack
 //! took place, its memory before and after that nothing stays.
 //!
@@ -37,6 +39,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use core_affinity::CoreId;
 use hdrhistogram::Histogram;
 use nix::sys::socket::sockopt::ReceiveTimestampns;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt};
@@ -70,7 +73,7 @@ mod memory;
 mod server;
 
 use attacks::{Attack, Door, attacks, nothing};
-use cpu::{Cpus, on};
+use cpu::{Cpus, Strangers, on};
 use flood::Flood;
 use handshakes::{Certificates, Handshakes};
 use herd::Herd;
@@ -95,8 +98,10 @@ const RECEIVE_BUFFER_BYTES: usize = 2 << 20;
 /// rounds may be tried for that.
 const ANSWERS_MIN: u64 = 2_000;
 const TRIES: usize = 3;
-/// How finely it is looked at whether the host took the CPUs away.
+/// How finely it is looked at whether the host, or a stranger, took the CPUs away.
 const SLICE: Duration = Duration::from_millis(50);
+/// How long strangers may have the server's CPU in such a slice: nanoseconds.
+const STRANGERS_MAX: u64 = 500_000;
 /// What is told of the latencies of a round; the last is judged.
 const QUANTILES: [f64; 3] = [0.5, 0.99, 0.999];
 /// How much worse the 99.9th percentile may be than beside no attack at all.
@@ -131,7 +136,8 @@ fn main() {
     let Some(server) = on(cpus.server, || Server::start_with(None, settings)) else { return };
     let start_narrow = || Server::start_with(Some(FILES), |_| Vec::new());
     let Some(narrow) = on(cpus.server, start_narrow) else { return };
-    on(cpus.client, || Siege { options, server, narrow, certificates }.run());
+    let machine = Machine { cpu: cpus.server, ours: vec![server.pid(), narrow.pid()] };
+    on(cpus.client, || Siege { options, server, narrow, certificates, machine }.run());
 }
 
 /// The address of the listener that speaks TLS, beside that one.
@@ -176,6 +182,13 @@ struct Siege {
     /// Another one, which has few descriptors.
     narrow: Server,
     certificates: Certificates,
+    machine: Machine,
+}
+
+/// Where the servers run, and which processes they are: others are strangers.
+struct Machine {
+    cpu: Option<CoreId>,
+    ours: Vec<u32>,
 }
 
 /// Who attacks.
@@ -246,7 +259,7 @@ impl Siege {
         let counted = || attack.proof.map(|(name, label)| server.metric(name, label));
         let proof = counted();
         let mut heard = 0;
-        let mut rounds = Rounds::new(&self.options, server);
+        let mut rounds = Rounds::new(self, server);
         while rounds.want_more() {
             let attacker = Attacker::Herd(Herd::new(attack.manner.clone(), target));
             if let Attacker::Herd(herd) = rounds.run(attacker, || {}) {
@@ -277,7 +290,7 @@ impl Siege {
     fn measure_flood(&self, peak: &mut u64) -> f64 {
         let refused = |server: &Server| server.metric("refusals", "reason=\"new_swarms\"");
         let before = refused(&self.server);
-        let mut rounds = Rounds::new(&self.options, &self.server);
+        let mut rounds = Rounds::new(self, &self.server);
         let mut next = SHAPE.swarms;
         while rounds.want_more() {
             let flood = Attacker::Flood(Flood::new(self.server.address, next));
@@ -297,7 +310,7 @@ impl Siege {
         let (server, certificates) = (&self.server, &self.certificates);
         let pid = i32::try_from(server.pid()).ok().and_then(Pid::from_raw).expect("a process");
         let target = tls(server.address);
-        let mut rounds = Rounds::new(&self.options, server);
+        let mut rounds = Rounds::new(self, server);
         while rounds.want_more() {
             certificates.write(0);
             kill_process(pid, Signal::HUP).expect("it runs");
@@ -331,6 +344,7 @@ impl Siege {
 /// Rounds of one attack.
 struct Rounds<'a> {
     options: &'a Options,
+    machine: &'a Machine,
     server: &'a Server,
     /// Of each round [`QUANTILES`], without it and with it, in microseconds.
     latencies: Vec<[[f64; 2]; 3]>,
@@ -345,10 +359,11 @@ struct Rounds<'a> {
 }
 
 impl<'a> Rounds<'a> {
-    fn new(options: &'a Options, server: &'a Server) -> Self {
+    fn new(siege: &'a Siege, server: &'a Server) -> Self {
+        let Siege { options, machine, .. } = siege;
         let (open, ended, busy, resident) = (0, 0, 0.0, 0);
         let (latencies, kept, tries) = (Vec::new(), [0; 2], 0);
-        Self { options, server, latencies, kept, tries, open, ended, busy, resident }
+        Self { options, machine, server, latencies, kept, tries, open, ended, busy, resident }
     }
 
     /// Whether there are fewer rounds than there should be. One of which the host left too little
@@ -358,9 +373,13 @@ impl<'a> Rounds<'a> {
         self.latencies.len() < wanted && self.tries < TRIES * wanted
     }
 
+    fn probe(&self) -> Histogram<u64> {
+        probe(self.server.address, self.options.length, Slices::new(self.machine))
+    }
+
     /// One round; `meanwhile` runs while the attack is measured.
     fn run(&mut self, mut attacker: Attacker, meanwhile: impl FnOnce() + Send) -> Attacker {
-        let without = probe(self.server.address, self.options.length);
+        let without = self.probe();
         let is_over = AtomicBool::new(false);
         let with = thread::scope(|scope| {
             scope.spawn(|| {
@@ -373,7 +392,7 @@ impl<'a> Rounds<'a> {
             thread::sleep(self.options.ramp);
             let (before, began) = (cpu::nanos_used(self.server.pid()), Instant::now());
             let meanwhile = scope.spawn(meanwhile);
-            let with = probe(self.server.address, self.options.length);
+            let with = self.probe();
             let used = cpu::nanos_used(self.server.pid()) - before;
             self.busy = self.busy.max(used as f64 / began.elapsed().as_nanos() as f64);
             self.resident = self.resident.max(memory::resident_bytes(self.server.pid()));
@@ -448,7 +467,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// Announces for that long, at its pace, whatever comes back: nanoseconds until each answer.
-fn probe(server: SocketAddr, length: Duration) -> Histogram<u64> {
+fn probe(server: SocketAddr, length: Duration, mut slices: Slices) -> Histogram<u64> {
     let socket = load::socket(0, server);
     let (id, mut rng) = (load::connect(&socket), Rng::new(3));
     socket.set_nonblocking(true).expect("an option");
@@ -458,7 +477,6 @@ fn probe(server: SocketAddr, length: Duration) -> Histogram<u64> {
     // When each was sent, on two clocks, and which peer it named; how long each answer took.
     let mut sent: Vec<(Instant, Duration, u32)> = Vec::new();
     let mut answers: Vec<(Instant, Duration)> = Vec::new();
-    let mut slices = Slices::new();
     let (began, mut due) = (Instant::now(), Instant::now());
     let mut buffer = [0; 2_048];
     while answers.len() < sent.len() || began.elapsed() < length {
@@ -515,33 +533,52 @@ fn since_1970() -> Duration {
 }
 
 /// Which parts of a time the machine was ours. On a virtual one the host may take CPUs away; the
-/// kernel counts that, in hundredths of a second.
+/// kernel counts that, in hundredths of a second. And programs that have nothing to do with us may
+/// have the server's.
 struct Slices {
-    /// When each begins, and what had been stolen by then.
-    begins: Vec<(Instant, u64)>,
+    strangers: Strangers,
+    all: Vec<Slice>,
+}
+
+/// When one begins, and what others had taken by then.
+struct Slice {
+    begins: Instant,
+    stolen_ticks: u64,
+    strangers_nanos: u64,
 }
 
 impl Slices {
-    fn new() -> Self {
-        Self { begins: vec![(Instant::now(), cpu::stolen_ticks())] }
+    fn new(machine: &Machine) -> Self {
+        let strangers = Strangers::new(machine.cpu, &machine.ours);
+        let mut slices = Self { strangers, all: Vec::new() };
+        slices.end();
+        slices
     }
 
     /// Looks whether a slice is over.
     fn pass(&mut self, now: Instant) {
-        if self.begins.last().is_some_and(|(begun, _)| now >= *begun + SLICE) {
+        if self.all.last().is_some_and(|slice| now >= slice.begins + SLICE) {
             self.end();
         }
     }
 
     fn end(&mut self) {
-        self.begins.push((Instant::now(), cpu::stolen_ticks()));
+        self.all.push(Slice {
+            begins: Instant::now(),
+            stolen_ticks: cpu::stolen_ticks(),
+            strangers_nanos: self.strangers.pass(),
+        });
     }
 
-    /// Whether nothing was stolen in all slices that the time between the two is in.
+    /// Whether nobody took much of any slice that the time between the two is in.
     fn are_ours(&self, from: Instant, to: Instant) -> bool {
-        let first = self.begins.partition_point(|(begun, _)| *begun <= from).saturating_sub(1);
-        let last = self.begins.partition_point(|(begun, _)| *begun < to);
-        self.begins.get(last).is_none_or(|(_, stolen)| *stolen == self.begins[first].1)
+        let first = self.all.partition_point(|slice| slice.begins <= from).saturating_sub(1);
+        let last = self.all.partition_point(|slice| slice.begins < to);
+        let slices = &self.all[first..self.all.len().min(last + 1)];
+        slices.windows(2).all(|pair| {
+            let strangers_nanos = pair[1].strangers_nanos - pair[0].strangers_nanos;
+            pair[1].stolen_ticks == pair[0].stolen_ticks && strangers_nanos <= STRANGERS_MAX
+        })
     }
 }
 
