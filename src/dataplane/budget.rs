@@ -1,22 +1,33 @@
-//! The time that one turn may give to connections while datagrams wait.
+//! The time that one turn may give to connections.
 
 use std::time::{Duration, Instant};
 
-/// About what forty announces over HTTP take. Whatever connections do, datagrams wait no longer
-/// than this, one unit of work more, and what the kernel does with what came of it.
+/// About what forty announces over HTTP take.
 const TURN: Duration = Duration::from_micros(200);
+/// So long connections are served, or half as long as the last datagrams took if that is longer,
+/// before datagrams are looked for again: they wait no longer than this, one unit of work more, and
+/// what the kernel does with what came of it.
+pub const LOOK: Duration = Duration::from_micros(50);
 
 /// What is left of a turn.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
     begun: Instant,
+    ends: Instant,
 }
 
 impl Budget {
     /// A whole one.
     #[must_use]
     pub fn begin() -> Self {
-        Self { begun: Instant::now() }
+        let begun = Instant::now();
+        Self { begun, ends: begun + TURN }
+    }
+
+    /// As much of it as there may be between two looks for datagrams.
+    #[must_use]
+    pub fn until_look(&self) -> Self {
+        Self { begun: self.begun, ends: self.ends.min(Instant::now() + LOOK) }
     }
 
     /// When it was whole.
@@ -28,7 +39,7 @@ impl Budget {
     /// Whether nothing is left of it at `now`.
     #[must_use]
     pub fn is_spent_at(&self, now: Instant) -> bool {
-        now.duration_since(self.begun) >= TURN
+        now >= self.ends
     }
 
     /// Whether the rest must wait for the next turn. Who asks has done something first, so that

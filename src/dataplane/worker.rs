@@ -1,9 +1,10 @@
 //! One core's loop: receive a batch, handle it, send it, tick.
 //!
-//! A worker owns a ring, its sockets and a [`Tracker`]; nothing of it is shared. Each turn enters
-//! the kernel once, which submits what the turn before queued and brings what has completed. A
-//! worker with nothing to do sleeps until its eventfd is written: by the kernel for the ring, or by
-//! another core for a mailbox.
+//! A worker owns a ring, its sockets and a [`Tracker`]; nothing of it is shared. A turn enters the
+//! kernel for datagrams and for connections, if there is a reason to: that hands over what was queued
+//! and brings what has completed. Connections have some time in each turn, and while they have it
+//! datagrams are looked for again and again. A worker with nothing to do sleeps until its eventfd is
+//! written: by the kernel for the ring, or by another core for a mailbox.
 
 mod accepting;
 mod stopping;
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustls::ServerConfig;
 
-use super::budget::Budget;
+use super::budget::{Budget, LOOK};
 use super::connections::{Connections, Limits, Listening};
 use super::exits::{Answers, Exits};
 use super::mailbox::Post;
@@ -38,9 +39,6 @@ const TIMER: Duration = Duration::from_millis(250);
 const PACE: Duration = Duration::from_millis(20);
 /// Turns without anything to do before a worker sleeps.
 const IDLE_TURNS: u32 = 4;
-/// Completions of a turn, about: what connections have time for in one. Of more, sockets would
-/// leave the caches between a request and its answer: at 128, HTTP took a fifth more CPU time.
-const COMPLETIONS_MAX: usize = 40;
 /// Messages taken from the mailboxes in one turn; the rest waits for the next. The fewer if time is
 /// short: other cores hand on datagrams too.
 const MESSAGES_MAX: usize = 256;
@@ -92,6 +90,8 @@ pub struct Worker {
     ticked: Seconds,
     /// When the clients of peers were last published.
     surveyed: Seconds,
+    /// When datagrams are looked for again though connections have something to do.
+    look_due: Instant,
     completions: Vec<Completion>,
     /// Completions of connections that wait for a turn with time for them, in their order.
     waiting: VecDeque<Completion>,
@@ -104,7 +104,7 @@ pub struct Worker {
     starved: VecDeque<Token>,
     /// Bytes of TLS handshakes, which come behind all that.
     handshakes: VecDeque<(Token, Vec<u8>)>,
-    /// Completions of this turn that brought a datagram.
+    /// Completions that brought a datagram.
     received: Vec<Completion>,
     /// UDP listeners whose receive ended and must be armed again.
     unarmed: Vec<u8>,
@@ -171,6 +171,7 @@ impl Worker {
             now: Millis(0),
             ticked: Seconds(0),
             surveyed: Seconds(0),
+            look_due: Instant::now(),
             completions: Vec::new(),
             waiting: VecDeque::new(),
             accepts: 0,
@@ -229,46 +230,19 @@ impl Worker {
 
     /// One turn. Returns whether there was anything to do.
     fn turn(&mut self) -> io::Result<bool> {
-        let overflown = self.gather()?;
-        self.now = self.read_clock();
-        // What the kernel left for the next turn would not ring the eventfd again.
-        let busy = !self.completions.is_empty() || self.ring.has_more();
-        let counters = self.tracker.counters_mut();
-        counters.turns[0] += 1;
-        counters.ring_overflows[0] += u64::from(overflown);
-
-        // Orders before all: what an operator was told to hold does so for what comes after.
-        if let Some(access) = self.orders.new_access() {
-            self.tracker.set_access(access);
-        }
-        if let Some(tls) = self.orders.new_tls() {
-            self.connections.set_tls(tls);
-        }
-        if let Some(pages) = self.orders.new_pages() {
-            self.connections.set_pages(pages);
-        }
-        // Then datagrams. Connections may take long, a handshake of TLS as long as a hundred
+        self.tracker.counters_mut().turns[0] += 1;
+        // Datagrams come first. Connections may take long, a handshake of TLS as long as a hundred
         // announces: they have the turn's budget, and what is left waits for the next turn.
-        let mut completions = std::mem::take(&mut self.completions);
-        let mut is_time = false;
-        for completion in completions.drain(..) {
-            match completion.operation {
-                Operation::Datagram(_) | Operation::Reply(_) => self.complete_udp(&completion),
-                Operation::Timer => is_time = true,
-                _ => self.enqueue(completion),
-            }
-        }
-        self.completions = completions;
-        self.handle_datagrams();
-        if is_time {
-            self.tick();
-            let is_paced = self.connections.wants_pace();
-            self.ring.start_timer(if is_paced { PACE } else { TIMER });
-        }
+        let datagrams = self.serve_datagrams()?;
+        let completions = self.gather()?;
+        // What the kernel left for the next turn would not ring the eventfd again.
+        let busy = datagrams || completions || self.ring.has_more();
+        self.obey();
         let budget = Budget::begin();
-        self.serve_connections(&budget);
-        let messages = self.handle_messages(&budget);
-        self.deliver_answers(&budget);
+        self.look(budget.begun())?;
+        self.serve_connections(&budget)?;
+        let messages = self.handle_messages(&budget)?;
+        self.deliver_answers(&budget)?;
         self.post.flush();
         for question in self.orders.new_questions() {
             question(&mut self.tracker, self.now.seconds());
@@ -285,17 +259,75 @@ impl Worker {
         Ok(busy || messages || waiting || self.sweeping)
     }
 
-    /// Enters the kernel until it has nothing more to do, or has brought enough. Returns whether it
-    /// had no room for completions.
-    ///
-    /// It does twenty things at once, in their order, and a datagram waits for all that came to
-    /// connections before it: with this for half as many turns.
-    fn gather(&mut self) -> io::Result<bool> {
-        let mut overflown = self.ring.enter(&mut self.completions)?;
-        while self.ring.has_deferred() && self.completions.len() < COMPLETIONS_MAX {
-            overflown |= self.ring.enter(&mut self.completions)?;
+    /// Does what operators have ordered. Before anything is handled that has come: what an operator
+    /// was told to hold does so for what comes after.
+    fn obey(&mut self) {
+        if let Some(access) = self.orders.new_access() {
+            self.tracker.set_access(access);
         }
-        Ok(overflown)
+        if let Some(tls) = self.orders.new_tls() {
+            self.connections.set_tls(tls);
+        }
+        if let Some(pages) = self.orders.new_pages() {
+            self.connections.set_pages(pages);
+        }
+    }
+
+    /// Sends the answers to earlier datagrams, and answers those that have come. Returns whether
+    /// there was anything.
+    fn serve_datagrams(&mut self) -> io::Result<bool> {
+        let begun = Instant::now();
+        let mut completions = std::mem::take(&mut self.completions);
+        let overflown = self.ring.enter_for_datagrams(&mut completions)?;
+        let any = !completions.is_empty();
+        for completion in completions.drain(..) {
+            self.complete_udp(&completion);
+        }
+        self.completions = completions;
+        self.now = self.read_clock();
+        self.tracker.counters_mut().ring_overflows[0] += u64::from(overflown);
+        if !self.received.is_empty() {
+            self.obey();
+            self.handle_datagrams();
+            // The answers leave with the next enter: at once if there is no other before it.
+            if !self.waiting.is_empty() || self.ring.has_more_for_connections() {
+                self.ring.send_datagrams()?;
+            }
+        }
+        self.arm_receives();
+        let ended = Instant::now();
+        self.look_due = ended + LOOK.max(ended.duration_since(begun) / 2);
+        Ok(any)
+    }
+
+    /// Looks for datagrams in the middle of other work, unless that was done just now.
+    fn look(&mut self, now: Instant) -> io::Result<()> {
+        if now >= self.look_due {
+            self.serve_datagrams()?;
+        }
+        Ok(())
+    }
+
+    /// Collects what connections have come to, and does what it is time for. Returns whether there
+    /// was anything.
+    fn gather(&mut self) -> io::Result<bool> {
+        let mut completions = std::mem::take(&mut self.completions);
+        let overflown = self.ring.enter_for_connections(&mut completions)?;
+        self.tracker.counters_mut().ring_overflows[0] += u64::from(overflown);
+        let (any, mut is_time) = (!completions.is_empty(), false);
+        for completion in completions.drain(..) {
+            match completion.operation {
+                Operation::Timer => is_time = true,
+                _ => self.enqueue(completion),
+            }
+        }
+        self.completions = completions;
+        if is_time {
+            self.tick();
+            let is_paced = self.connections.wants_pace();
+            self.ring.start_timer(if is_paced { PACE } else { TIMER });
+        }
+        Ok(any)
     }
 
     /// Puts what a connection has come to behind what waits already.
@@ -320,7 +352,7 @@ impl Worker {
 
     /// Goes on with connections for the time that there is. One unit at least of everything, so
     /// that nothing stands still.
-    fn serve_connections(&mut self, budget: &Budget) {
+    fn serve_connections(&mut self, budget: &Budget) -> io::Result<()> {
         let mut begun = budget.begun();
         while let Some(completion) = self.waiting.pop_front() {
             // A handshake is timed where its work is done, and the end of a stream is none.
@@ -332,14 +364,23 @@ impl Worker {
             if is_handled {
                 self.handled_http(ended.duration_since(begun));
             }
-            begun = ended;
+            self.look(ended)?;
             if budget.is_spent_at(ended) {
                 break;
             }
+            begun = Instant::now();
         }
         self.feed_starved();
-        self.connections.expire(self.now, budget, &mut self.tracker, &mut self.ring);
-        while self.resume_handshake() && !budget.is_spent() {}
+        let part = budget.until_look();
+        self.connections.expire(self.now, &part, &mut self.tracker, &mut self.ring);
+        while self.resume_handshake() {
+            let now = Instant::now();
+            self.look(now)?;
+            if budget.is_spent_at(now) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn handled_http(&mut self, took: Duration) {
@@ -430,10 +471,10 @@ impl Worker {
         true
     }
 
-    /// Answers the datagrams of this turn, gives their buffers back, and arms what must be.
+    /// Answers the datagrams that have come, and gives their buffers back.
     fn handle_datagrams(&mut self) {
         let mut received = std::mem::take(&mut self.received);
-        let begun = (!received.is_empty()).then(Instant::now);
+        let begun = Instant::now();
         for chunk in received.chunks(BATCH_MAX) {
             let (inbox, outbox) = self.ring.split();
             let empty = Datagram {
@@ -463,23 +504,29 @@ impl Worker {
                 self.ring.recycle(completion);
             }
         }
-        if let Some(begun) = begun {
-            record_latency(&mut self.tracker.counters_mut().udp_batch, nanos_since(begun));
-        }
+        record_latency(&mut self.tracker.counters_mut().udp_batch, nanos_since(begun));
         received.clear();
         self.received = received;
+    }
+
+    /// Lets receives go on that have ended.
+    fn arm_receives(&mut self) {
         for listener in self.unarmed.drain(..).filter(|_| !self.stopping) {
             self.ring.receive_datagrams(self.udp[usize::from(listener)].as_fd(), listener);
         }
     }
 
     /// Takes messages from other cores, a bounded number. Returns whether there were any.
-    fn handle_messages(&mut self, budget: &Budget) -> bool {
+    fn handle_messages(&mut self, budget: &Budget) -> io::Result<bool> {
         let mut message = std::mem::take(&mut self.message);
         let mut any = false;
         for count in 0..MESSAGES_MAX {
-            if count >= MESSAGES_MIN && budget.is_spent() {
-                break;
+            if count >= MESSAGES_MIN {
+                let now = Instant::now();
+                self.look(now)?;
+                if budget.is_spent_at(now) {
+                    break;
+                }
             }
             let Some(from) = self.post.receive(&mut message) else { break };
             any = true;
@@ -489,13 +536,13 @@ impl Worker {
             self.tracker.handle_message(self.now.seconds(), from, &message, &mut exits);
         }
         self.message = message;
-        any
+        Ok(any)
     }
 
     /// Brings what the tracker said to the connections that it is for, and tells it which of them
     /// have gone, as far as time allows: one that was in many swarms costs as much as many
     /// announces.
-    fn deliver_answers(&mut self, budget: &Budget) {
+    fn deliver_answers(&mut self, budget: &Budget) -> io::Result<()> {
         while let Some((token, body)) = self.answers.http.pop() {
             let progress = self.connections.answered(token, &body);
             self.connections.proceed(self.now, token, progress, &mut self.ring);
@@ -513,10 +560,13 @@ impl Worker {
             let (udp, post, answers) = (&self.udp, &mut self.post, &mut self.answers);
             let mut exits = Exits { outbox, udp, post, answers };
             self.tracker.web_closed(self.now.seconds(), Connection(token.to_bits()), &mut exits);
-            if budget.is_spent() {
+            let now = Instant::now();
+            self.look(now)?;
+            if budget.is_spent_at(now) {
                 break;
             }
         }
+        Ok(())
     }
 
     fn read(&mut self, token: Token, completion: Completion) {
@@ -545,6 +595,7 @@ impl Worker {
         self.unarmed.append(&mut self.failed);
         self.retry_accepts();
         let counters = self.tracker.counters_mut();
+        counters.enters = [self.ring.enters()];
         counters.http_connections = [self.connections.count() as u64];
         counters.mailbox_bytes = [self.post.waiting_bytes()];
         self.published.publish(self.tracker.counters());

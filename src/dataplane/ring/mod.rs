@@ -1,9 +1,11 @@
 //! Our own io_uring: everything the kernel does for a worker's sockets goes through here.
 //!
 //! One ring, owned by one thread (SINGLE_ISSUER, DEFER_TASKRUN: completions appear only when that
-//! thread enters the kernel with GETEVENTS, so there is one [`Ring::enter`] in every turn of the
-//! loop). All memory that the kernel may touch belongs to [`Ring`] and outlives every request: its
-//! `Drop` cancels what is in flight and waits for it, and rather leaks memory than frees it early.
+//! thread enters the kernel with GETEVENTS). It has two pairs of queues, which are rings of their own
+//! to the kernel: what it has deferred it does in the order in which it came, so a datagram would wait
+//! for all that came to connections before it. All memory that the kernel may touch belongs to
+//! [`Ring`] and outlives every request: its `Drop` cancels what is in flight and waits for it, and
+//! rather leaks memory than frees it early.
 
 #![expect(unsafe_code, reason = "the kernel reads and writes our memory; this is where")]
 
@@ -52,13 +54,26 @@ const _: () = assert!(2 * STREAM_BUFFER_BYTES >= HTTP_HEAD_BYTES_MAX);
 /// Connections that may be on their way out at once: see [`Ring::refuse`].
 const REFUSALS: u32 = 64;
 
-/// How large the parts of a ring are. Powers of two.
+/// How much of what is queued for connections one enter hands to the kernel: it sends at once, which
+/// takes microseconds each, and datagrams wait meanwhile.
+const SUBMISSIONS_MAX: u32 = 8;
+
+/// How large a pair of queues is. Powers of two.
 #[derive(Clone, Copy, Debug)]
-pub struct Sizes {
+pub struct Queues {
     /// Entries of the submission queue.
     pub submissions: u32,
     /// Entries of the completion queue.
     pub completions: u32,
+}
+
+/// How large the parts of a ring are. Powers of two.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// The queues for datagrams.
+    pub for_datagrams: Queues,
+    /// The queues for all else.
+    pub for_connections: Queues,
     /// Buffers for received datagrams.
     pub datagrams: u16,
     /// Buffers for bytes received from connections.
@@ -70,8 +85,8 @@ pub struct Sizes {
 impl Sizes {
     /// What a worker uses.
     pub const WORKER: Self = Self {
-        submissions: 1_024,
-        completions: 8_192,
+        for_datagrams: Queues { submissions: 1_024, completions: 4_096 },
+        for_connections: Queues { submissions: 256, completions: 8_192 },
         datagrams: 1_024,
         streams: 256,
         replies: 2_048,
@@ -89,18 +104,42 @@ pub struct Received<'a> {
     pub truncated: bool,
 }
 
-/// The queues of a ring, and how much of what was put into them is still under way.
+/// A pair of queues, and how much of what was put into them is still under way.
 struct Kernel {
     uring: IoUring,
     /// Requests that did not fit into the submission queue, in order.
     backlog: VecDeque<squeue::Entry>,
+    /// How many requests one enter hands over at the most.
+    submissions_max: u32,
     /// Requests given to the kernel, or waiting in the queue, whose last completion has not come.
     in_flight: usize,
+    /// How often it was entered.
+    enters: u64,
     #[cfg(test)]
     faults: Option<faults::Faults>,
 }
 
 impl Kernel {
+    fn new(queues: Queues, submissions_max: u32) -> io::Result<Self> {
+        let uring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_cqsize(queues.completions)
+            .dontfork()
+            .build(queues.submissions)?;
+        Ok(Self {
+            uring,
+            backlog: VecDeque::new(),
+            submissions_max,
+            in_flight: 0,
+            enters: 0,
+            #[cfg(test)]
+            faults: None,
+        })
+    }
+
     /// Queues a request. It always succeeds: what does not fit waits for the next turn.
     ///
     /// The callers keep the duties of `SubmissionQueue::push`: memory that `entry` names belongs to
@@ -118,34 +157,36 @@ impl Kernel {
         unsafe { self.uring.submission().push(entry) }.is_ok()
     }
 
+    /// Whether there is something to hand over, deferred work, or completions for which there was
+    /// no room: without an enter nothing comes of that.
+    fn has_more(&mut self) -> bool {
+        let queue = self.uring.submission();
+        let waits = !queue.is_empty() || queue.taskrun() || queue.cq_overflow();
+        drop(queue);
+        waits || !self.backlog.is_empty()
+    }
+
     /// Hands queued requests to the kernel and lets it run deferred work; never waits.
     fn enter(&mut self) -> io::Result<()> {
         #[cfg(test)]
         if let Some(errno) = self.faults.as_mut().and_then(faults::Faults::enter) {
             return outcome_of_enter(Err(io::Error::from_raw_os_error(errno)));
         }
-        loop {
-            let queued = self.uring.submission().len();
-            let queued = u32::try_from(queued).expect("a queue length is 32 bits");
-            // SAFETY: no argument is passed, so there is none to be valid; the flags are known
-            // ones.
-            let entered =
-                unsafe { self.uring.submitter().enter::<()>(queued, 0, ENTER_GETEVENTS, None) };
-            outcome_of_enter(entered)?;
-            if self.backlog.is_empty() {
-                return Ok(());
+        let queued = self.uring.submission().len();
+        let queued = u32::try_from(queued).expect("a queue length is 32 bits");
+        let queued = queued.min(self.submissions_max);
+        self.enters += 1;
+        // SAFETY: no argument is passed, so there is none to be valid; the flags are known ones.
+        let entered =
+            unsafe { self.uring.submitter().enter::<()>(queued, 0, ENTER_GETEVENTS, None) };
+        outcome_of_enter(entered)?;
+        while let Some(entry) = self.backlog.front().cloned() {
+            if !self.try_push(&entry) {
+                break;
             }
-            let waiting = self.backlog.len();
-            while let Some(entry) = self.backlog.front().cloned() {
-                if !self.try_push(&entry) {
-                    break;
-                }
-                self.backlog.pop_front();
-            }
-            if self.backlog.len() == waiting {
-                return Ok(());
-            }
+            self.backlog.pop_front();
         }
+        Ok(())
     }
 
     fn completions(&mut self, into: &mut Vec<Completion>) {
@@ -189,8 +230,11 @@ fn outcome_of_enter(entered: io::Result<usize>) -> io::Result<()> {
 
 /// A ring and all the memory that the kernel may touch for it.
 pub struct Ring {
-    // Dropped first: closing the ring is what ends the kernel's interest in the rest.
-    kernel: Kernel,
+    // Dropped first: closing the queues is what ends the kernel's interest in the rest.
+    for_datagrams: Kernel,
+    for_connections: Kernel,
+    /// Whether the eventfd is written: see [`Ring::notify`].
+    notifies: bool,
     datagrams: Pool,
     streams: Pool,
     replies: Replies,
@@ -208,28 +252,18 @@ impl Ring {
     /// # Errors
     /// Whatever the kernel says: io_uring may be denied, too old, or memory short.
     pub fn new(sizes: &Sizes) -> io::Result<Self> {
-        let uring = IoUring::builder()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_taskrun_flag()
-            .setup_submit_all()
-            .setup_cqsize(sizes.completions)
-            .dontfork()
-            .build(sizes.submissions)?;
-        uring.submitter().register_files_sparse(REFUSALS)?;
-        let datagrams = Pool::new(&uring, 0, sizes.datagrams, DATAGRAM_BUFFER_BYTES)?;
-        let streams = Pool::new(&uring, 1, sizes.streams, STREAM_BUFFER_BYTES)?;
+        let for_datagrams = Kernel::new(sizes.for_datagrams, u32::MAX)?;
+        let for_connections = Kernel::new(sizes.for_connections, SUBMISSIONS_MAX)?;
+        for_connections.uring.submitter().register_files_sparse(REFUSALS)?;
+        let datagrams = Pool::new(&for_datagrams.uring, 0, sizes.datagrams, DATAGRAM_BUFFER_BYTES)?;
+        let streams = Pool::new(&for_connections.uring, 1, sizes.streams, STREAM_BUFFER_BYTES)?;
         // SAFETY: all-zero bytes are a valid msghdr: null pointers and zero lengths.
         let mut shape: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
         shape.msg_namelen = u32::try_from(NAME_BYTES).expect("28");
         Ok(Self {
-            kernel: Kernel {
-                uring,
-                backlog: VecDeque::new(),
-                in_flight: 0,
-                #[cfg(test)]
-                faults: None,
-            },
+            for_datagrams,
+            for_connections,
+            notifies: true,
             datagrams,
             streams,
             replies: Replies::new(sizes.replies),
@@ -244,15 +278,19 @@ impl Ring {
     /// # Errors
     /// If the descriptor is no eventfd, or one is registered already.
     pub fn register_eventfd(&self, eventfd: BorrowedFd<'_>) -> io::Result<()> {
-        self.kernel.uring.submitter().register_eventfd(eventfd.as_raw_fd())
+        self.for_datagrams.uring.submitter().register_eventfd(eventfd.as_raw_fd())?;
+        self.for_connections.uring.submitter().register_eventfd(eventfd.as_raw_fd())
     }
 
     /// Switches the eventfd on before a sleep, and off while the loop turns anyway.
     ///
     /// After switching it on, one more turn must look for what came before.
     pub fn notify(&mut self, on: bool) {
-        let completion = self.kernel.uring.completion();
-        if on { completion.enable_eventfd() } else { completion.disable_eventfd() }
+        for kernel in [&mut self.for_datagrams, &mut self.for_connections] {
+            let completion = kernel.uring.completion();
+            if on { completion.enable_eventfd() } else { completion.disable_eventfd() }
+        }
+        self.notifies = on;
     }
 
     /// Receives datagrams until that ends (see [`Completion::goes_on`]).
@@ -262,7 +300,7 @@ impl Ring {
             opcode::RecvMsgMulti::new(Fd(socket.as_raw_fd()), shape, self.datagrams.group())
                 .build()
                 .user_data(Operation::Datagram(listener).to_user_data());
-        self.kernel.push(entry);
+        self.for_datagrams.push(entry);
     }
 
     /// Accepts connections until that ends.
@@ -271,7 +309,7 @@ impl Ring {
             .flags(libc::SOCK_CLOEXEC)
             .build()
             .user_data(Operation::Accept(listener).to_user_data());
-        self.kernel.push(entry);
+        self.for_connections.push(entry);
     }
 
     /// Accepts connections only to close them (see [`Ring::close_refused`]), until that ends.
@@ -283,7 +321,7 @@ impl Ring {
             .allocate_file_index(true)
             .build()
             .user_data(Operation::Refuse(listener).to_user_data());
-        self.kernel.push(entry);
+        self.for_connections.push(entry);
     }
 
     /// Closes the connection that a completion of [`Ring::refuse`] brought.
@@ -293,7 +331,7 @@ impl Ring {
             let entry = opcode::Close::new(Fixed(place))
                 .build()
                 .user_data(Operation::Cancel.to_user_data());
-            self.kernel.push(entry);
+            self.for_connections.push(entry);
         }
     }
 
@@ -302,14 +340,14 @@ impl Ring {
     pub fn read(&mut self, connection: RawFd, token: Token, later: bool) {
         let len = u32::try_from(STREAM_BUFFER_BYTES).expect("a few KiB");
         #[cfg(test)]
-        let len = self.kernel.shorten(faults::Fault::ShortRead, len);
+        let len = self.for_connections.shorten(faults::Fault::ShortRead, len);
         let entry = opcode::Recv::new(Fd(connection), std::ptr::null_mut(), len)
             .buf_group(self.streams.group())
             .ioprio(if later { POLL_FIRST } else { 0 })
             .build()
             .flags(squeue::Flags::BUFFER_SELECT)
             .user_data(Operation::Read(token).to_user_data());
-        self.kernel.push(entry);
+        self.for_connections.push(entry);
     }
 
     /// Writes `bytes[from..]` to a connection, whose descriptor stays open until the completion.
@@ -317,7 +355,7 @@ impl Ring {
         let rest = &bytes[from..];
         let len = u32::try_from(rest.len()).expect("responses are bounded far below 4 GiB");
         #[cfg(test)]
-        let len = self.kernel.shorten(faults::Fault::ShortWrite, len);
+        let len = self.for_connections.shorten(faults::Fault::ShortWrite, len);
         // The heap block of a vector does not move when the vector does.
         let entry = opcode::Send::new(Fd(connection), rest.as_ptr(), len)
             .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
@@ -328,7 +366,7 @@ impl Ring {
         }
         let before = self.writes[token.slot()].replace(bytes);
         assert!(before.is_none(), "one write of a connection at a time");
-        self.kernel.push(entry);
+        self.for_connections.push(entry);
     }
 
     /// The buffer of a completed write.
@@ -352,52 +390,79 @@ impl Ring {
         let entry = opcode::Timeout::new(&raw const *self.timer)
             .build()
             .user_data(Operation::Timer.to_user_data());
-        self.kernel.push(entry);
+        self.for_connections.push(entry);
     }
 
-    /// Cancels the accepts and receives of one descriptor.
-    pub fn cancel(&mut self, socket: BorrowedFd<'_>) {
-        let builder = CancelBuilder::fd(Fd(socket.as_raw_fd())).all();
-        let entry =
-            opcode::AsyncCancel2::new(builder).build().user_data(Operation::Cancel.to_user_data());
-        self.kernel.push(entry);
+    /// Cancels the receive of a socket.
+    pub fn cancel_receive(&mut self, socket: BorrowedFd<'_>) {
+        self.for_datagrams.push(cancel(CancelBuilder::fd(Fd(socket.as_raw_fd()))));
+    }
+
+    /// Cancels the accepts of a listener.
+    pub fn cancel_accepts(&mut self, socket: BorrowedFd<'_>) {
+        self.for_connections.push(cancel(CancelBuilder::fd(Fd(socket.as_raw_fd()))));
     }
 
     /// What was received, and what is needed to answer datagrams, apart.
     pub fn split(&mut self) -> (Inbox<'_>, Outbox<'_>) {
         (
             Inbox { datagrams: &self.datagrams, streams: &self.streams, shape: &self.shape },
-            Outbox { kernel: &mut self.kernel, replies: &mut self.replies },
+            Outbox { kernel: &mut self.for_datagrams, replies: &mut self.replies },
         )
     }
 
     /// Hands queued requests to the kernel and collects what has completed; never waits.
     ///
-    /// Returns whether the completion queue was overflown (nothing is lost then, but slow).
+    /// Returns whether a completion queue was overflown (nothing is lost then, but slow).
     ///
     /// # Errors
     /// If the kernel refuses for a reason that waiting does not mend.
     pub fn enter(&mut self, into: &mut Vec<Completion>) -> io::Result<bool> {
-        let overflown = self.kernel.uring.submission().cq_overflow();
-        self.kernel.enter()?;
-        self.kernel.completions(into);
-        Ok(overflown)
+        Ok(self.enter_for_datagrams(into)? | self.enter_for_connections(into)?)
     }
 
-    /// Whether the last enter left deferred work, beyond the twenty things or so that the kernel
-    /// does at once. It does them in the order in which they came.
+    /// The same for datagrams alone, and without a system call if there is no reason for one.
+    ///
+    /// # Errors
+    /// As [`Ring::enter`].
+    pub fn enter_for_datagrams(&mut self, into: &mut Vec<Completion>) -> io::Result<bool> {
+        enter(&mut self.for_datagrams, self.notifies, into)
+    }
+
+    /// The same for all but datagrams. Hands over a few requests, and leaves the others.
+    ///
+    /// # Errors
+    /// As [`Ring::enter`].
+    pub fn enter_for_connections(&mut self, into: &mut Vec<Completion>) -> io::Result<bool> {
+        enter(&mut self.for_connections, self.notifies, into)
+    }
+
+    /// Hands datagrams that are queued to the kernel, and collects nothing.
+    ///
+    /// # Errors
+    /// As [`Ring::enter`].
+    pub fn send_datagrams(&mut self) -> io::Result<()> {
+        self.for_datagrams.enter()
+    }
+
+    /// Whether an enter for connections would do something.
     #[must_use]
-    pub fn has_deferred(&mut self) -> bool {
-        self.kernel.uring.submission().taskrun()
+    pub fn has_more_for_connections(&mut self) -> bool {
+        self.for_connections.has_more()
     }
 
     /// Whether the last enter left something: requests that the kernel did not take, or deferred
-    /// work. Neither is announced by the eventfd, so the caller must not sleep.
+    /// work, beyond the twenty things or so that it does at once. Neither is announced by the
+    /// eventfd, so the caller must not sleep.
     #[must_use]
     pub fn has_more(&mut self) -> bool {
-        self.has_deferred()
-            || !self.kernel.uring.submission().is_empty()
-            || !self.kernel.backlog.is_empty()
+        self.for_datagrams.has_more() || self.for_connections.has_more()
+    }
+
+    /// How often the kernel was entered.
+    #[must_use]
+    pub const fn enters(&self) -> u64 {
+        self.for_datagrams.enters + self.for_connections.enters
     }
 
     /// Makes the slot of a sent datagram free again.
@@ -413,15 +478,32 @@ impl Ring {
 
     /// What goes wrong on purpose.
     #[cfg(test)]
-    pub const fn faults(&mut self) -> &mut Option<faults::Faults> {
-        &mut self.kernel.faults
+    pub const fn faults(&mut self) -> [&mut Option<faults::Faults>; 2] {
+        [&mut self.for_datagrams.faults, &mut self.for_connections.faults]
     }
 
     /// Requests under way.
     #[must_use]
     pub const fn in_flight(&self) -> usize {
-        self.kernel.in_flight
+        self.for_datagrams.in_flight + self.for_connections.in_flight
     }
+}
+
+/// Enters the kernel if there is a reason to, and collects what has completed. Between
+/// [`Ring::notify`] and a sleep always: whatever came before that is not announced, and its mark
+/// may not be seen yet.
+fn enter(kernel: &mut Kernel, always: bool, into: &mut Vec<Completion>) -> io::Result<bool> {
+    let overflown = kernel.uring.submission().cq_overflow();
+    if always || kernel.has_more() {
+        kernel.enter()?;
+    }
+    kernel.completions(into);
+    Ok(overflown)
+}
+
+/// The request to cancel all that this names.
+fn cancel(whom: CancelBuilder) -> squeue::Entry {
+    opcode::AsyncCancel2::new(whom.all()).build().user_data(Operation::Cancel.to_user_data())
 }
 
 /// What was received in a turn.
@@ -495,13 +577,15 @@ fn read_name(name: &[u8]) -> Option<SocketAddr> {
 impl Ring {
     /// Cancels everything and waits for it, a bounded time. Returns whether it has ended.
     fn drain(&mut self) -> bool {
-        let cancel = opcode::AsyncCancel2::new(CancelBuilder::any().all())
-            .build()
-            .user_data(Operation::Cancel.to_user_data());
-        self.kernel.push(cancel);
+        for kernel in [&mut self.for_datagrams, &mut self.for_connections] {
+            kernel.push(cancel(CancelBuilder::any()));
+            // All at once: nobody waits for what else there is.
+            kernel.submissions_max = u32::MAX;
+        }
+        self.notifies = true;
         let mut completions = Vec::new();
         for _ in 0..DRAIN_TURNS {
-            if self.kernel.in_flight == 0 || self.enter(&mut completions).is_err() {
+            if self.in_flight() == 0 || self.enter(&mut completions).is_err() {
                 break;
             }
             for completion in completions.drain(..) {
@@ -512,7 +596,7 @@ impl Ring {
             }
             std::thread::yield_now();
         }
-        self.kernel.in_flight == 0
+        self.in_flight() == 0
     }
 }
 

@@ -23,7 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Room for everything.
 const AMPLE: Sizes =
-    Sizes { submissions: 64, completions: 256, datagrams: 64, streams: 16, replies: 64 };
+    Sizes { for_datagrams: USUAL, for_connections: USUAL, datagrams: 64, streams: 16, replies: 64 };
+const USUAL: Queues = Queues { submissions: 64, completions: 256 };
 
 const LISTENER: u8 = 3;
 
@@ -220,7 +221,8 @@ fn an_enter_that_only_came_too_early_is_no_error() {
 
 #[test]
 fn every_errno_of_a_completion_is_an_error_and_panics_nothing() {
-    let mut ring = ring(Sizes { submissions: 1, completions: 2, ..AMPLE });
+    let mut ring =
+        ring(Sizes { for_datagrams: Queues { submissions: 1, completions: 2 }, ..AMPLE });
     for errno in 1..=133 {
         for operation in [Operation::Datagram(0), Operation::Accept(0), Operation::Timer] {
             let completion = Completion { operation, result: -errno, flags: 0 };
@@ -467,13 +469,13 @@ fn a_send_that_fails_gives_its_slot_back_all_the_same() {
 #[test]
 fn what_does_not_fit_the_submission_queue_waits_and_leaves_in_order() {
     const SENDS: u32 = 50;
-    let mut ring = ring(Sizes { submissions: 2, ..AMPLE });
+    let mut ring = ring(Sizes { for_datagrams: Queues { submissions: 2, ..USUAL }, ..AMPLE });
     let (server, client) = (udp("127.0.0.1:0"), client("127.0.0.1:0"));
     for n in 0..SENDS {
         assert!(send(&mut ring, &server, local(&client), &n.to_be_bytes()));
     }
     assert_eq!(ring.in_flight(), SENDS as usize);
-    assert_eq!(ring.kernel.backlog.len(), SENDS as usize - 2, "all but the queue's two");
+    assert_eq!(ring.for_datagrams.backlog.len(), SENDS as usize - 2, "all but the queue's two");
     assert!(ring.has_more(), "nobody may sleep on it");
     let mut slots = BTreeSet::new();
     turn_until(&mut ring, "all sends", |ring, completion| {
@@ -483,7 +485,7 @@ fn what_does_not_fit_the_submission_queue_waits_and_leaves_in_order() {
         ring.reply_sent(slot);
         slots.len() == SENDS as usize
     });
-    assert_eq!((ring.in_flight(), ring.kernel.backlog.len()), (0, 0));
+    assert_eq!((ring.in_flight(), ring.for_datagrams.backlog.len()), (0, 0));
     assert!(!ring.has_more());
     for n in 0..SENDS {
         let mut buffer = [0; 16];
@@ -495,7 +497,8 @@ fn what_does_not_fit_the_submission_queue_waits_and_leaves_in_order() {
 #[test]
 fn an_overflown_completion_queue_loses_nothing_and_is_reported() {
     const SENDS: u32 = 64;
-    let mut ring = ring(Sizes { submissions: 2, completions: 4, ..AMPLE });
+    let mut ring =
+        ring(Sizes { for_datagrams: Queues { submissions: 4, completions: 4 }, ..AMPLE });
     let (server, other) = (udp("127.0.0.1:0"), udp("127.0.0.1:0"));
     ring.receive_datagrams(other.as_fd(), LISTENER);
     for n in 0..SENDS {
@@ -718,7 +721,7 @@ fn cancelling_a_socket_ends_its_receive_and_frees_its_port() {
     ring.receive_datagrams(socket.as_fd(), 1);
     ring.receive_datagrams(other.as_fd(), 2);
     assert!(look(&mut ring).is_empty(), "both wait");
-    ring.cancel(socket.as_fd());
+    ring.cancel_receive(socket.as_fd());
     let (mut ended, mut cancelled) = (false, false);
     turn_until(&mut ring, "the end", |_, completion| {
         match completion.operation {
@@ -745,7 +748,7 @@ fn cancelling_a_listener_ends_its_accept_and_frees_its_port() {
     let address = listener.local_addr().expect("it is bound");
     ring.accept(listener.as_fd(), LISTENER);
     assert!(look(&mut ring).is_empty(), "it waits");
-    ring.cancel(listener.as_fd());
+    ring.cancel_accepts(listener.as_fd());
     turn_until(&mut ring, "the end", |_, completion| {
         completion.operation == Operation::Accept(LISTENER)
             && completion.accepted().is_err()
@@ -779,7 +782,7 @@ fn refused_connections_are_closed_without_a_descriptor_until_cancelled() {
             }
             (refused, closed) == (REFUSALS / 2, REFUSALS / 2)
         });
-        ring.cancel(listener.as_fd());
+        ring.cancel_accepts(listener.as_fd());
         turn_until(&mut ring, "the end", |_, completion| {
             completion.operation == Operation::Refuse(LISTENER)
                 && completion.result().is_err()
@@ -798,7 +801,7 @@ fn refused_connections_are_closed_without_a_descriptor_until_cancelled() {
 fn cancelling_what_is_not_there_is_harmless() {
     let mut ring = ring(AMPLE);
     let socket = udp("127.0.0.1:0");
-    ring.cancel(socket.as_fd());
+    ring.cancel_receive(socket.as_fd());
     turn_until(&mut ring, "the answer", |_, completion| completion.operation == Operation::Cancel);
     assert_eq!(ring.in_flight(), 0);
 }
@@ -865,11 +868,11 @@ fn rebind(address: SocketAddr) -> TcpListener {
 fn dropping_a_ring_that_was_never_entered_ends_what_it_held_back() {
     let socket = udp("127.0.0.1:0");
     let address = local(&socket);
-    let mut ring = ring(Sizes { submissions: 1, ..AMPLE });
+    let mut ring = ring(Sizes { for_datagrams: Queues { submissions: 1, ..USUAL }, ..AMPLE });
     for listener in 0..20 {
         ring.receive_datagrams(socket.as_fd(), listener);
     }
-    assert_eq!(ring.kernel.backlog.len(), 19);
+    assert_eq!(ring.for_datagrams.backlog.len(), 19);
     assert!(ring.drain());
     drop(ring);
     drop(socket);

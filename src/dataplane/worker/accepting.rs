@@ -100,7 +100,7 @@ impl Worker {
     pub(super) fn pause_accepts(&mut self) {
         for listener in &mut self.http {
             if listener.accepting == Accepting::Yes {
-                self.ring.cancel(listener.socket.as_fd());
+                self.ring.cancel_accepts(listener.socket.as_fd());
                 listener.accepting = Accepting::Pausing;
             }
         }
@@ -110,7 +110,7 @@ impl Worker {
     pub(super) fn retry_accepts(&mut self) {
         for listener in &self.http {
             if listener.accepting == Accepting::Refusing {
-                self.ring.cancel(listener.socket.as_fd());
+                self.ring.cancel_accepts(listener.socket.as_fd());
             }
         }
         self.arm_accepts();

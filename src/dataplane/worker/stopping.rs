@@ -17,10 +17,10 @@ impl Worker {
     pub(super) fn stop(mut self) -> io::Result<()> {
         self.stopping = true;
         for listener in &self.http {
-            self.ring.cancel(listener.socket.as_fd());
+            self.ring.cancel_accepts(listener.socket.as_fd());
         }
         for socket in &self.udp {
-            self.ring.cancel(socket.as_fd());
+            self.ring.cancel_receive(socket.as_fd());
         }
         self.connections.say_goodbye(self.now, &mut self.ring);
         let began = Instant::now();

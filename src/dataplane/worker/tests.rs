@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::*;
 use crate::dataplane::connections;
 use crate::dataplane::mailbox::{capacity_bytes, mesh};
+use crate::dataplane::ring::Queues;
 use crate::dataplane::socket::bind_tcp_group;
 use crate::swarm::{Bounds, HashKey};
 use crate::tracker::access::Access;
@@ -27,7 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Room for everything.
 const AMPLE: Sizes =
-    Sizes { submissions: 64, completions: 256, datagrams: 64, streams: 16, replies: 64 };
+    Sizes { for_datagrams: USUAL, for_connections: USUAL, datagrams: 64, streams: 16, replies: 64 };
+const USUAL: Queues = Queues { submissions: 64, completions: 256 };
+const MANY: Queues = Queues { submissions: 64, completions: 1_024 };
 
 /// A worker alone, a client of its UDP listener, and the address of its HTTP listener.
 struct Served {
@@ -164,7 +167,7 @@ const ASK: &[u8] = b"GET /scrape?info_hash=aaaaaaaaaaaaaaaaaaaa HTTP/1.1\r\nHost
 
 #[test]
 fn connections_that_come_faster_than_they_are_taken_wait_in_the_kernel() {
-    let Served { mut worker, http, .. } = served(Sizes { completions: 1_024, ..AMPLE });
+    let Served { mut worker, http, .. } = served(Sizes { for_connections: MANY, ..AMPLE });
     let streams = open_many(http, 3 * ACCEPTS_MAX, b"");
     // Arm, and let all that wait be accepted before anything is done for them.
     let mut completions = Vec::new();
@@ -183,7 +186,8 @@ fn connections_that_come_faster_than_they_are_taken_wait_in_the_kernel() {
 
 #[test]
 fn reads_that_find_no_buffer_take_their_turn_and_do_not_spin() {
-    let Served { mut worker, http, .. } = served(Sizes { streams: 2, completions: 1_024, ..AMPLE });
+    let Served { mut worker, http, .. } =
+        served(Sizes { for_connections: MANY, streams: 2, ..AMPLE });
     let mut streams = open_many(http, 100, b"");
     turn_until(&mut worker, "all connections", |worker| worker.connections.count() == 100);
     for stream in &mut streams {

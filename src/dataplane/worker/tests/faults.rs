@@ -17,7 +17,8 @@ const SEEDS: u64 = 60;
 const TURNS: u32 = 600;
 /// Few of everything.
 const NARROW: Sizes =
-    Sizes { submissions: 4, completions: 8, datagrams: 4, streams: 2, replies: 4 };
+    Sizes { for_datagrams: SHORT, for_connections: SHORT, datagrams: 4, streams: 2, replies: 4 };
+const SHORT: Queues = Queues { submissions: 4, completions: 8 };
 
 const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: tracker\r\nUpgrade: websocket\r\n\
                        Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
@@ -211,7 +212,9 @@ fn live_through(seed: u64, sizes: Sizes) -> [u64; KINDS] {
     ];
     let mut asker = Asker { socket: client, asked: 0, open: BTreeSet::new() };
     let mut members = [(); 3].map(|()| Member { address: http, stream: None });
-    *worker.ring.faults() = Some(Faults::new(seed));
+    for (faults, seed) in worker.ring.faults().into_iter().zip([2 * seed, 2 * seed + 1]) {
+        *faults = Some(Faults::new(seed));
+    }
     for _ in 0..TURNS {
         for stream in &mut streams {
             if stream.expected.len() < 2_000 && rng.below(3) == 0 {
@@ -232,9 +235,11 @@ fn live_through(seed: u64, sizes: Sizes) -> [u64; KINDS] {
             worker.tick();
         }
     }
-    let faults = worker.ring.faults().as_mut().expect("they were set");
-    let happened = faults.happened;
-    faults.calm();
+    let mut happened = [0; KINDS];
+    for faults in worker.ring.faults().into_iter().flatten() {
+        happened = std::array::from_fn(|kind| happened[kind] + faults.happened[kind]);
+        faults.calm();
+    }
     everybody_is_served(&mut worker, &mut streams, &mut asker, members, &mut rng);
     nothing_is_lost(worker, sizes, streams, &asker.socket);
     happened
