@@ -426,6 +426,8 @@ impl<'a> Rounds<'a> {
 
     /// Prints a line and returns how much longer UDP waits.
     fn report(self, name: &str) -> f64 {
+        let is_measured = !self.latencies.is_empty();
+        assert!(is_measured, "the host and strangers leave nothing of {name} to look at");
         let seconds = (self.options.ramp + self.options.length).as_secs_f64();
         let rounds = f64::from(u32::try_from(self.tries).expect("a few"));
         let all_seconds = seconds * rounds;
@@ -438,7 +440,6 @@ impl<'a> Rounds<'a> {
         let ratios = self.latencies.iter().map(|[.., [without, with]]| with / without);
         let ratios: Vec<f64> = ratios.filter(|ratio| ratio.is_normal()).collect();
         let is_known = !ratios.is_empty();
-        assert!(is_known || !self.options.whole, "the host leaves nothing of {name} to look at");
         let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
         let most = ratios.iter().copied().fold(0.0, f64::max);
         let ratio = if is_known { median(ratios) } else { f64::NAN };
