@@ -30,6 +30,13 @@ impl Budget {
         Self { begun: self.begun, ends: self.ends.min(Instant::now() + LOOK) }
     }
 
+    /// One of which nothing is left.
+    #[cfg(test)]
+    pub fn none() -> Self {
+        let begun = Instant::now();
+        Self { begun, ends: begun }
+    }
+
     /// When it was whole.
     #[must_use]
     pub const fn begun(&self) -> Instant {

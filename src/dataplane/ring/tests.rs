@@ -568,6 +568,68 @@ fn a_request_and_its_response_go_through_the_ring() {
     assert_eq!(ring.in_flight(), 1, "the accept goes on");
 }
 
+/// Connections of which each reads, and the other ends.
+fn readers(ring: &mut Ring, count: u32) -> Vec<(OwnedFd, TcpStream)> {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback address");
+    let address = listener.local_addr().expect("it is bound");
+    let open = |slot| {
+        let peer = TcpStream::connect(address).expect("the backlog takes it");
+        let stream = OwnedFd::from(listener.accept().expect("it is there").0);
+        ring.read(stream.as_raw_fd(), Token::new(slot, 0), true);
+        (stream, peer)
+    };
+    (0..count).map(open).collect()
+}
+
+#[test]
+fn a_datagram_waits_for_nothing_that_came_to_connections_before_it() {
+    let mut ring = ring(Sizes { streams: 64, ..AMPLE });
+    let (server, client) = (udp("127.0.0.1:0"), client("127.0.0.1:0"));
+    ring.receive_datagrams(server.as_fd(), LISTENER);
+    let mut connections = readers(&mut ring, 60);
+    let nothing = look(&mut ring);
+    assert!(nothing.is_empty(), "all of them wait: {nothing:?}");
+    ring.notify(false);
+    for (_, peer) in &mut connections {
+        peer.write_all(b"first").expect("loopback");
+    }
+    client.send_to(b"second", local(&server)).expect("loopback");
+    let (mut completions, give_up) = (Vec::new(), Instant::now() + PATIENCE);
+    while completions.is_empty() {
+        assert!(Instant::now() < give_up, "the datagram does not come");
+        ring.enter_for_datagrams(&mut completions).expect("no reason to refuse");
+    }
+    let operations: Vec<Operation> =
+        completions.iter().map(|completion| completion.operation).collect();
+    assert_eq!(operations, [Operation::Datagram(LISTENER)]);
+    assert!(ring.has_more_for_connections(), "they have come all the same");
+    let entered = ring.enters();
+    ring.enter_for_datagrams(&mut completions).expect("no reason to refuse");
+    assert_eq!(ring.enters(), entered, "without a reason the kernel is not entered");
+}
+
+#[test]
+fn an_enter_hands_over_few_requests_of_connections_and_leaves_the_others() {
+    let mut ring = ring(AMPLE);
+    let connections = readers(&mut ring, 60);
+    look(&mut ring);
+    ring.notify(false);
+    for ((stream, _), slot) in connections.iter().zip(0..) {
+        ring.write(stream.as_raw_fd(), Token::new(slot, 0), b"an answer".to_vec(), 0);
+    }
+    let mut completions = Vec::new();
+    for enters in 1..=60_usize.div_ceil(SUBMISSIONS_MAX as usize) {
+        assert!(ring.has_more(), "nobody may sleep on it");
+        ring.enter_for_connections(&mut completions).expect("no reason to refuse");
+        assert_eq!(completions.len(), 60.min(enters * SUBMISSIONS_MAX as usize));
+    }
+    assert!(!ring.has_more());
+    for (completion, slot) in completions.iter().zip(0..) {
+        assert_eq!(completion.operation, Operation::Write(Token::new(slot, 0)), "in order");
+        ring.take_written(Token::new(slot, 0));
+    }
+}
+
 #[test]
 fn a_request_longer_than_a_buffer_comes_in_pieces_and_in_order() {
     let mut ring = ring(Sizes { streams: 1, ..AMPLE });

@@ -204,6 +204,32 @@ fn reads_that_find_no_buffer_take_their_turn_and_do_not_spin() {
 }
 
 #[test]
+fn a_datagram_is_answered_before_connections_have_done_all_that_waits() {
+    let Served { mut worker, client, http } = served(Sizes { for_connections: MANY, ..AMPLE });
+    connect(&mut worker, &client, 1);
+    let mut streams = open_many(http, 10, b"");
+    turn_until(&mut worker, "all connections", |worker| worker.connections.count() == 10);
+    streams.iter_mut().for_each(|stream| stream.write_all(ASK).expect("it is open"));
+    let (mut completions, give_up) = (Vec::new(), Instant::now() + PATIENCE);
+    while completions.len() < streams.len() {
+        assert!(Instant::now() < give_up, "{} of 10 requests", completions.len());
+        worker.ring.enter_for_connections(&mut completions).expect("no reason to refuse");
+    }
+    completions.into_iter().for_each(|completion| worker.enqueue(completion));
+
+    let mut request = [0; REQUEST_HEAD_BYTES];
+    write_connect_request(&mut request, TransactionId(*b"soon"));
+    client.send(&request).expect("loopback takes it");
+    worker.look_due = Instant::now();
+    let spent = Budget::none();
+    worker.serve_connections(&spent).expect("no reason to refuse");
+    assert_eq!(worker.waiting.len(), 9, "the first of them has had its time");
+    let mut answer = [0; 64];
+    assert_eq!(client.recv(&mut answer).expect("its answer"), CONNECT_REPLY_BYTES);
+    assert_eq!(answer[4..8], *b"soon");
+}
+
+#[test]
 fn requests_that_have_come_are_answered_before_a_worker_stops() {
     let Served { mut worker, http, .. } = served(AMPLE);
     let mut streams = open_many(http, 50, b"");
