@@ -30,8 +30,11 @@ pub const HTTP_HEAD_BYTES_MAX: usize = 8 * 1_024;
 /// Header fields in a request; more is answered 431.
 pub const HTTP_HEADERS_MAX: usize = 64;
 /// Requests of one connection answered before the answers are written: the bound of pipelining,
-/// together with [`HTTP_RESPONSE_BYTES_MAX`], from which on no further request is served first.
+/// together with [`WRITE_BYTES`], from which on no further request is served first.
 pub const HTTP_PIPELINE_MAX: usize = 16;
+/// Bytes that one write hands to the kernel at the most: copying them takes some microseconds, and
+/// datagrams wait meanwhile.
+pub const WRITE_BYTES: usize = 8 * 1_024;
 /// Bytes of the longest HTTP response: 200 peers in the dictionary form, or a scrape of 100 hashes.
 pub const HTTP_RESPONSE_BYTES_MAX: usize = 32 * 1_024;
 

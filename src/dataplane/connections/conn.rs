@@ -8,6 +8,7 @@ use super::layer::Layer;
 use super::tls::Tls;
 use super::websocket::{Life, Reason, WebSocket};
 use crate::dataplane::ring::{Ring, Token};
+use crate::limits::WRITE_BYTES;
 use crate::limits::{WEB_CLOSE_SECONDS, WEB_PING_SECONDS, WEB_QUEUE_BYTES_MAX, WEB_SILENT_SECONDS};
 use crate::time::Millis;
 use crate::wire::addr::Family;
@@ -191,7 +192,8 @@ impl Conn {
             None => (self.sealed_output(), 0),
         };
         self.writing = Some(sent);
-        ring.write(self.stream.as_raw_fd(), token, buffer, sent);
+        let end = buffer.len().min(sent + WRITE_BYTES);
+        ring.write(self.stream.as_raw_fd(), token, buffer, sent..end);
     }
 
     /// It becomes a WebSocket.

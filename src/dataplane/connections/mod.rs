@@ -469,7 +469,9 @@ impl Connections {
             Step::Nothing => {}
             Step::Write => {
                 conn.state = State::Writing;
-                conn.deadline = now.plus(self.limits.write_secs);
+                if conn.unsent.is_none() {
+                    conn.deadline = now.plus(self.limits.write_secs);
+                }
                 conn.write(token, ring);
             }
             Step::Wait => conn.deadline = now.plus(WAIT_SECONDS),
@@ -478,8 +480,10 @@ impl Connections {
                 recycle(&mut self.spare, std::mem::take(&mut conn.input));
                 if conn.writing.is_none() {
                     if conn.has_output() {
+                        if conn.unsent.is_none() {
+                            conn.web_mut().write_began = now;
+                        }
                         conn.write(token, ring);
-                        conn.web_mut().write_began = now;
                     } else {
                         recycle(&mut self.spare, std::mem::take(&mut conn.output));
                     }

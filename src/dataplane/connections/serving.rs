@@ -3,7 +3,7 @@
 use super::conn::{After, Conn, State};
 use super::websocket::{Event, Life, Reason};
 use crate::dataplane::ring::Token;
-use crate::limits::{HTTP_PIPELINE_MAX, HTTP_RESPONSE_BYTES_MAX};
+use crate::limits::{HTTP_PIPELINE_MAX, WRITE_BYTES};
 use crate::time::Millis;
 use crate::tracker::http::{Connection, HttpAnswer};
 use crate::tracker::published::Pages;
@@ -93,7 +93,7 @@ impl<E: Effects> Serving<'_, E> {
                 let (out, ok) = (&mut conn.output, Status::Ok);
                 http::write_response_of(out, ok, content, page, keep_alive, head_only);
                 conn.goes_on(keep_alive);
-                if !keep_alive || conn.output.len() >= HTTP_RESPONSE_BYTES_MAX {
+                if !keep_alive || conn.output.len() >= WRITE_BYTES {
                     return used;
                 }
                 continue;
@@ -103,7 +103,7 @@ impl<E: Effects> Serving<'_, E> {
             {
                 HttpAnswer::Ready(status) => {
                     conn.respond(status, self.body, keep_alive, head_only);
-                    if !keep_alive || conn.output.len() >= HTTP_RESPONSE_BYTES_MAX {
+                    if !keep_alive || conn.output.len() >= WRITE_BYTES {
                         return used;
                     }
                 }

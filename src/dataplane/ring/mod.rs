@@ -21,6 +21,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
@@ -350,14 +351,14 @@ impl Ring {
         self.for_connections.push(entry);
     }
 
-    /// Writes `bytes[from..]` to a connection, whose descriptor stays open until the completion.
-    pub fn write(&mut self, connection: RawFd, token: Token, bytes: Vec<u8>, from: usize) {
-        let rest = &bytes[from..];
-        let len = u32::try_from(rest.len()).expect("responses are bounded far below 4 GiB");
+    /// Writes `bytes[range]` to a connection, whose descriptor stays open until the completion.
+    pub fn write(&mut self, connection: RawFd, token: Token, bytes: Vec<u8>, range: Range<usize>) {
+        let piece = &bytes[range];
+        let len = u32::try_from(piece.len()).expect("responses are bounded far below 4 GiB");
         #[cfg(test)]
         let len = self.for_connections.shorten(faults::Fault::ShortWrite, len);
         // The heap block of a vector does not move when the vector does.
-        let entry = opcode::Send::new(Fd(connection), rest.as_ptr(), len)
+        let entry = opcode::Send::new(Fd(connection), piece.as_ptr(), len)
             .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
             .build()
             .user_data(Operation::Write(token).to_user_data());

@@ -551,7 +551,7 @@ fn a_request_and_its_response_go_through_the_ring() {
         let token = Token::new(7, generation);
         peer.write_all(b"GET /").expect("loopback");
         assert_eq!(read_all(&mut ring, &stream, token, 5), b"GET /");
-        ring.write(stream.as_raw_fd(), token, b"xxHTTP/1.1 200 OK".to_vec(), 2);
+        ring.write(stream.as_raw_fd(), token, b"xxHTTP/1.1 200 OK".to_vec(), 2..17);
         turn_until(&mut ring, "the write", |ring, completion| {
             assert_eq!(completion.operation, Operation::Write(token));
             assert_eq!(completion.result().expect("written"), 15);
@@ -615,7 +615,7 @@ fn an_enter_hands_over_few_requests_of_connections_and_leaves_the_others() {
     look(&mut ring);
     ring.notify(false);
     for ((stream, _), slot) in connections.iter().zip(0..) {
-        ring.write(stream.as_raw_fd(), Token::new(slot, 0), b"an answer".to_vec(), 0);
+        ring.write(stream.as_raw_fd(), Token::new(slot, 0), b"an answer".to_vec(), 0..9);
     }
     let mut completions = Vec::new();
     for enters in 1..=60_usize.div_ceil(SUBMISSIONS_MAX as usize) {
@@ -702,7 +702,7 @@ fn a_response_larger_than_the_send_buffer_arrives_whole() {
         all
     });
     let (token, mut from, mut writes) = (Token::new(3, 1), 0, 0);
-    ring.write(stream.as_raw_fd(), token, sent, 0);
+    ring.write(stream.as_raw_fd(), token, sent, 0..100_000);
     turn_until(&mut ring, "all of it to leave", |ring, completion| {
         if completion.operation != Operation::Write(token) {
             return false;
@@ -714,7 +714,7 @@ fn a_response_larger_than_the_send_buffer_arrives_whole() {
         let buffer = ring.take_written(token);
         let done = from == buffer.len();
         if !done {
-            ring.write(stream.as_raw_fd(), token, buffer, from);
+            ring.write(stream.as_raw_fd(), token, buffer, from..100_000);
         }
         done
     });
@@ -734,7 +734,7 @@ fn the_rest_of_a_response_can_begin_at_any_byte() {
     let stream = accepted(&mut ring);
     let (token, response) = (Token::new(0, 1), b"d8:intervali1800e5:peers0:e".to_vec());
     for from in 0..response.len() {
-        ring.write(stream.as_raw_fd(), token, response.clone(), from);
+        ring.write(stream.as_raw_fd(), token, response.clone(), from..response.len());
         turn_until(&mut ring, "the write", |ring, completion| {
             assert_eq!(completion.operation, Operation::Write(token));
             assert_eq!(ring.take_written(token), response);
@@ -756,7 +756,7 @@ fn a_reader_that_goes_away_ends_the_write_and_its_buffer_comes_back() {
     let stream = accepted(&mut ring);
     let token = Token::new(0, 1);
     let bytes = vec![7; 64 << 20];
-    ring.write(stream.as_raw_fd(), token, bytes, 0);
+    ring.write(stream.as_raw_fd(), token, bytes, 0..64 << 20);
     assert!(look(&mut ring).is_empty(), "it waits for its reader");
     peer.read_exact(&mut [0; 1_000]).expect("some of it");
     // It has not read everything, so this resets the connection.
@@ -883,7 +883,7 @@ fn busy_ring() -> (Ring, (UdpSocket, TcpListener, OwnedFd, TcpStream)) {
     ring.receive_datagrams(socket.as_fd(), LISTENER);
     ring.start_timer(Duration::from_secs(3_600));
     ring.read(stream.as_raw_fd(), Token::new(0, 1), true);
-    ring.write(stream.as_raw_fd(), Token::new(0, 1), vec![7; WRITE_BYTES], 0);
+    ring.write(stream.as_raw_fd(), Token::new(0, 1), vec![7; WRITE_BYTES], 0..WRITE_BYTES);
     assert!(look(&mut ring).is_empty(), "everything waits");
     assert_eq!(ring.in_flight(), 5);
     (ring, (socket, listener, stream, peer))
