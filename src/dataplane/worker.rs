@@ -1,17 +1,18 @@
 //! One core's loop: receive a batch, handle it, send it, tick.
 //!
 //! A worker owns a ring, its sockets and a [`Tracker`]; nothing of it is shared. A turn enters the
-//! kernel for datagrams and for connections, if there is a reason to: that hands over what was queued
-//! and brings what has completed. Connections have some time in each turn, and while they have it
-//! datagrams are looked for again and again. A worker with nothing to do sleeps until its eventfd is
-//! written: by the kernel for the ring, or by another core for a mailbox.
+//! kernel for datagrams and for connections, if there is a reason to: that hands over what was
+//! queued and brings what has completed. Connections have some time in each turn, and while they
+//! have it datagrams are looked for again and again. A worker with nothing to do sleeps until its
+//! eventfd is written: by the kernel for the ring, or by another core for a mailbox.
 
 mod accepting;
+mod datagrams;
 mod stopping;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,19 +20,18 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustls::ServerConfig;
 
-use super::budget::{Budget, LOOK};
+use super::budget::Budget;
 use super::connections::{Connections, Limits, Listening};
 use super::exits::{Answers, Exits};
 use super::mailbox::Post;
 use super::orders::Orders;
 use super::ring::{Completion, Operation, Ring, Sizes, Token};
 use super::sleep;
-use crate::limits::BATCH_MAX;
 use crate::time::{Millis, Seconds};
 use crate::tracker::counters::record_latency;
 use crate::tracker::http::Connection;
 use crate::tracker::published::{Pages, Published};
-use crate::tracker::{Datagram, Setup, Tracker};
+use crate::tracker::{Setup, Tracker};
 
 /// How often an idle worker looks at the time.
 const TIMER: Duration = Duration::from_millis(250);
@@ -273,41 +273,6 @@ impl Worker {
         }
     }
 
-    /// Sends the answers to earlier datagrams, and answers those that have come. Returns whether
-    /// there was anything.
-    fn serve_datagrams(&mut self) -> io::Result<bool> {
-        let begun = Instant::now();
-        let mut completions = std::mem::take(&mut self.completions);
-        let overflown = self.ring.enter_for_datagrams(&mut completions)?;
-        let any = !completions.is_empty();
-        for completion in completions.drain(..) {
-            self.complete_udp(&completion);
-        }
-        self.completions = completions;
-        self.now = self.read_clock();
-        self.tracker.counters_mut().ring_overflows[0] += u64::from(overflown);
-        if !self.received.is_empty() {
-            self.obey();
-            self.handle_datagrams();
-            // The answers leave with the next enter: at once if there is no other before it.
-            if !self.waiting.is_empty() || self.ring.has_more_for_connections() {
-                self.ring.send_datagrams()?;
-            }
-        }
-        self.arm_receives();
-        let ended = Instant::now();
-        self.look_due = ended + LOOK.max(ended.duration_since(begun) / 2);
-        Ok(any)
-    }
-
-    /// Looks for datagrams in the middle of other work, unless that was done just now.
-    fn look(&mut self, now: Instant) -> io::Result<()> {
-        if now >= self.look_due {
-            self.serve_datagrams()?;
-        }
-        Ok(())
-    }
-
     /// Collects what connections have come to, and does what it is time for. Returns whether there
     /// was anything.
     fn gather(&mut self) -> io::Result<bool> {
@@ -397,30 +362,6 @@ impl Worker {
         }
     }
 
-    fn complete_udp(&mut self, completion: &Completion) {
-        match completion.operation {
-            Operation::Datagram(listener) => {
-                let starved = is_out_of_buffers(completion);
-                self.tracker.counters_mut().ring_enobufs[0] += u64::from(starved);
-                if !completion.goes_on() {
-                    // The buffers of this turn come back before it is armed again. After any other
-                    // error the timer arms it, lest an error that stays makes the loop spin.
-                    let failed = completion.result().is_err() && !starved;
-                    let list = if failed { &mut self.failed } else { &mut self.unarmed };
-                    list.push(listener);
-                }
-                self.received.push(*completion);
-            }
-            Operation::Reply(slot) => {
-                self.ring.reply_sent(slot);
-                if completion.result().is_err() {
-                    self.tracker.counters_mut().udp_send_errors[0] += 1;
-                }
-            }
-            _ => {}
-        }
-    }
-
     fn complete(&mut self, completion: Completion) {
         match completion.operation {
             Operation::Datagram(_) | Operation::Reply(_) | Operation::Timer | Operation::Cancel => {
@@ -469,51 +410,6 @@ impl Worker {
         self.connections.proceed(self.now, token, progress, &mut self.ring);
         self.handled_http(begun.elapsed());
         true
-    }
-
-    /// Answers the datagrams that have come, and gives their buffers back.
-    fn handle_datagrams(&mut self) {
-        let mut received = std::mem::take(&mut self.received);
-        let begun = Instant::now();
-        for chunk in received.chunks(BATCH_MAX) {
-            let (inbox, outbox) = self.ring.split();
-            let empty = Datagram {
-                listener: 0,
-                source: SocketAddr::from(([0, 0, 0, 0], 0)),
-                bytes: &[],
-                truncated: false,
-            };
-            let mut batch = [empty; BATCH_MAX];
-            let mut len = 0;
-            for completion in chunk {
-                let Operation::Datagram(listener) = completion.operation else { continue };
-                if let Some(datagram) = inbox.datagram(completion) {
-                    batch[len] = Datagram {
-                        listener,
-                        source: datagram.source,
-                        bytes: datagram.bytes,
-                        truncated: datagram.truncated,
-                    };
-                    len += 1;
-                }
-            }
-            let (udp, post, answers) = (&self.udp, &mut self.post, &mut self.answers);
-            let mut exits = Exits { outbox, udp, post, answers };
-            self.tracker.handle_datagrams(self.now.seconds(), &batch[..len], &mut exits);
-            for completion in chunk {
-                self.ring.recycle(completion);
-            }
-        }
-        record_latency(&mut self.tracker.counters_mut().udp_batch, nanos_since(begun));
-        received.clear();
-        self.received = received;
-    }
-
-    /// Lets receives go on that have ended.
-    fn arm_receives(&mut self) {
-        for listener in self.unarmed.drain(..).filter(|_| !self.stopping) {
-            self.ring.receive_datagrams(self.udp[usize::from(listener)].as_fd(), listener);
-        }
     }
 
     /// Takes messages from other cores, a bounded number. Returns whether there were any.

@@ -331,7 +331,7 @@ counters! {
     Counter None messages_received: "Messages taken from other cores.";
     Gauge None mailbox_bytes: "Bytes of messages from other cores that wait.";
     Counter None ring_enobufs: "Receives that ended because no buffer was left.";
-    Counter None ring_overflows: "Entries into the kernel that found a completion queue overflown.";
+    Counter None ring_overflows: "Entries into the kernel that found a full completion queue.";
     Counter None turns: "Turns of the worker's loop.";
     Counter None enters: "Entries into the kernel, to hand over what is to be done and get what is.";
     Counter None sleeps: "Turns after which the worker slept.";

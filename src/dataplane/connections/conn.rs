@@ -8,8 +8,9 @@ use super::layer::Layer;
 use super::tls::Tls;
 use super::websocket::{Life, Reason, WebSocket};
 use crate::dataplane::ring::{Ring, Token};
-use crate::limits::WRITE_BYTES;
-use crate::limits::{WEB_CLOSE_SECONDS, WEB_PING_SECONDS, WEB_QUEUE_BYTES_MAX, WEB_SILENT_SECONDS};
+use crate::limits::{
+    WEB_CLOSE_SECONDS, WEB_PING_SECONDS, WEB_QUEUE_BYTES_MAX, WEB_SILENT_SECONDS, WRITE_BYTES,
+};
 use crate::time::Millis;
 use crate::wire::addr::Family;
 use crate::wire::http;

@@ -1,9 +1,9 @@
 //! Our own io_uring: everything the kernel does for a worker's sockets goes through here.
 //!
 //! One ring, owned by one thread (SINGLE_ISSUER, DEFER_TASKRUN: completions appear only when that
-//! thread enters the kernel with GETEVENTS). It has two pairs of queues, which are rings of their own
-//! to the kernel: what it has deferred it does in the order in which it came, so a datagram would wait
-//! for all that came to connections before it. All memory that the kernel may touch belongs to
+//! thread enters the kernel with GETEVENTS). It has two pairs of queues, which are rings of their
+//! own to the kernel: what it has deferred it does in the order in which it came, so a datagram
+//! would wait for all that came to connections before it. All memory that the kernel may touch belongs to
 //! [`Ring`] and outlives every request: its `Drop` cancels what is in flight and waits for it, and
 //! rather leaks memory than frees it early.
 
@@ -14,11 +14,11 @@ mod completion;
 pub(super) mod faults;
 mod pool;
 pub mod probe;
+mod queues;
 mod replies;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -26,15 +26,15 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, Fd, Fixed, RecvMsgOut, Timespec};
-use io_uring::{IoUring, opcode, squeue};
+use io_uring::{opcode, squeue};
 
 pub use self::completion::{Completion, Operation, Token};
 use self::pool::Pool;
+use self::queues::Kernel;
+pub use self::queues::Queues;
 pub use self::replies::Replies;
 use crate::limits::{DATAGRAM_BYTES_MAX, HTTP_HEAD_BYTES_MAX};
 
-/// `IORING_ENTER_GETEVENTS`: run deferred work and flush an overflown completion queue.
-const ENTER_GETEVENTS: u32 = 1;
 /// `IORING_RECVSEND_POLL_FIRST`: nothing can have arrived yet, so do not try before waiting.
 const POLL_FIRST: u16 = 1;
 /// Turns that `Drop` waits for requests in flight before it leaks their memory instead.
@@ -55,18 +55,9 @@ const _: () = assert!(2 * STREAM_BUFFER_BYTES >= HTTP_HEAD_BYTES_MAX);
 /// Connections that may be on their way out at once: see [`Ring::refuse`].
 const REFUSALS: u32 = 64;
 
-/// How much of what is queued for connections one enter hands to the kernel: it sends at once, which
-/// takes microseconds each, and datagrams wait meanwhile.
+/// How much of what is queued for connections one enter hands to the kernel: it sends at once,
+/// which takes microseconds each, and datagrams wait meanwhile.
 const SUBMISSIONS_MAX: u32 = 8;
-
-/// How large a pair of queues is. Powers of two.
-#[derive(Clone, Copy, Debug)]
-pub struct Queues {
-    /// Entries of the submission queue.
-    pub submissions: u32,
-    /// Entries of the completion queue.
-    pub completions: u32,
-}
 
 /// How large the parts of a ring are. Powers of two.
 #[derive(Clone, Copy, Debug)]
@@ -103,130 +94,6 @@ pub struct Received<'a> {
     pub bytes: &'a [u8],
     /// Whether that is not all.
     pub truncated: bool,
-}
-
-/// A pair of queues, and how much of what was put into them is still under way.
-struct Kernel {
-    uring: IoUring,
-    /// Requests that did not fit into the submission queue, in order.
-    backlog: VecDeque<squeue::Entry>,
-    /// How many requests one enter hands over at the most.
-    submissions_max: u32,
-    /// Requests given to the kernel, or waiting in the queue, whose last completion has not come.
-    in_flight: usize,
-    /// How often it was entered.
-    enters: u64,
-    #[cfg(test)]
-    faults: Option<faults::Faults>,
-}
-
-impl Kernel {
-    fn new(queues: Queues, submissions_max: u32) -> io::Result<Self> {
-        let uring = IoUring::builder()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_taskrun_flag()
-            .setup_submit_all()
-            .setup_cqsize(queues.completions)
-            .dontfork()
-            .build(queues.submissions)?;
-        Ok(Self {
-            uring,
-            backlog: VecDeque::new(),
-            submissions_max,
-            in_flight: 0,
-            enters: 0,
-            #[cfg(test)]
-            faults: None,
-        })
-    }
-
-    /// Queues a request. It always succeeds: what does not fit waits for the next turn.
-    ///
-    /// The callers keep the duties of `SubmissionQueue::push`: memory that `entry` names belongs to
-    /// the same [`Ring`] and stays untouched until the completion.
-    fn push(&mut self, entry: squeue::Entry) {
-        self.in_flight += 1;
-        if !self.backlog.is_empty() || !self.try_push(&entry) {
-            self.backlog.push_back(entry);
-        }
-    }
-
-    fn try_push(&mut self, entry: &squeue::Entry) -> bool {
-        // SAFETY: every memory that an entry of this module names lies in a field of `Ring`, which
-        // waits in `drop` until `in_flight` is 0, or leaks.
-        unsafe { self.uring.submission().push(entry) }.is_ok()
-    }
-
-    /// Whether there is something to hand over, deferred work, or completions for which there was
-    /// no room: without an enter nothing comes of that.
-    fn has_more(&mut self) -> bool {
-        let queue = self.uring.submission();
-        let waits = !queue.is_empty() || queue.taskrun() || queue.cq_overflow();
-        drop(queue);
-        waits || !self.backlog.is_empty()
-    }
-
-    /// Hands queued requests to the kernel and lets it run deferred work; never waits.
-    fn enter(&mut self) -> io::Result<()> {
-        #[cfg(test)]
-        if let Some(errno) = self.faults.as_mut().and_then(faults::Faults::enter) {
-            return outcome_of_enter(Err(io::Error::from_raw_os_error(errno)));
-        }
-        let queued = self.uring.submission().len();
-        let queued = u32::try_from(queued).expect("a queue length is 32 bits");
-        let queued = queued.min(self.submissions_max);
-        self.enters += 1;
-        // SAFETY: no argument is passed, so there is none to be valid; the flags are known ones.
-        let entered =
-            unsafe { self.uring.submitter().enter::<()>(queued, 0, ENTER_GETEVENTS, None) };
-        outcome_of_enter(entered)?;
-        while let Some(entry) = self.backlog.front().cloned() {
-            if !self.try_push(&entry) {
-                break;
-            }
-            self.backlog.pop_front();
-        }
-        Ok(())
-    }
-
-    fn completions(&mut self, into: &mut Vec<Completion>) {
-        for entry in self.uring.completion() {
-            let completion = Completion::of(&entry);
-            self.in_flight -= usize::from(!completion.goes_on());
-            into.push(completion);
-        }
-        #[cfg(test)]
-        if let Some(faults) = &mut self.faults {
-            for cancel in faults.edit(into) {
-                self.push(cancel);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-impl Kernel {
-    fn shorten(&mut self, fault: faults::Fault, len: u32) -> u32 {
-        self.faults.as_mut().map_or(len, |faults| faults.shorten(fault, len))
-    }
-}
-
-/// What an enter came to: some errors mean no more than "later".
-fn outcome_of_enter(entered: io::Result<usize>) -> io::Result<()> {
-    match entered {
-        Ok(_) => Ok(()),
-        // A signal; too little memory for the moment; completions that must be reaped first.
-        Err(error)
-            if matches!(
-                error.raw_os_error(),
-                Some(libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ETIME)
-            ) =>
-        {
-            Ok(())
-        }
-        Err(error) => Err(error),
-    }
 }
 
 /// A ring and all the memory that the kernel may touch for it.
@@ -412,7 +279,9 @@ impl Ring {
         )
     }
 
-    /// Hands queued requests to the kernel and collects what has completed; never waits.
+    /// Hands queued requests to the kernel and collects what has completed; never waits. Between
+    /// [`Ring::notify`] and a sleep in any case: what came before that is not announced, and its mark
+    /// may not be seen yet.
     ///
     /// Returns whether a completion queue was overflown (nothing is lost then, but slow).
     ///
@@ -427,7 +296,7 @@ impl Ring {
     /// # Errors
     /// As [`Ring::enter`].
     pub fn enter_for_datagrams(&mut self, into: &mut Vec<Completion>) -> io::Result<bool> {
-        enter(&mut self.for_datagrams, self.notifies, into)
+        self.for_datagrams.turn(self.notifies, into)
     }
 
     /// The same for all but datagrams. Hands over a few requests, and leaves the others.
@@ -435,7 +304,7 @@ impl Ring {
     /// # Errors
     /// As [`Ring::enter`].
     pub fn enter_for_connections(&mut self, into: &mut Vec<Completion>) -> io::Result<bool> {
-        enter(&mut self.for_connections, self.notifies, into)
+        self.for_connections.turn(self.notifies, into)
     }
 
     /// Hands datagrams that are queued to the kernel, and collects nothing.
@@ -488,18 +357,6 @@ impl Ring {
     pub const fn in_flight(&self) -> usize {
         self.for_datagrams.in_flight + self.for_connections.in_flight
     }
-}
-
-/// Enters the kernel if there is a reason to, and collects what has completed. Between
-/// [`Ring::notify`] and a sleep always: whatever came before that is not announced, and its mark
-/// may not be seen yet.
-fn enter(kernel: &mut Kernel, always: bool, into: &mut Vec<Completion>) -> io::Result<bool> {
-    let overflown = kernel.uring.submission().cq_overflow();
-    if always || kernel.has_more() {
-        kernel.enter()?;
-    }
-    kernel.completions(into);
-    Ok(overflown)
 }
 
 /// The request to cancel all that this names.

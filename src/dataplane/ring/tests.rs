@@ -15,6 +15,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use socket2::{SockAddr, SockRef};
 
 use super::completion::WHOM_BITS;
+use super::queues::outcome_of_enter;
 use super::*;
 use crate::limits::UDP_REPLY_BYTES_MAX;
 
