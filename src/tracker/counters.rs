@@ -333,7 +333,7 @@ counters! {
     Counter None ring_enobufs: "Receives that ended because no buffer was left.";
     Counter None ring_overflows: "Entries into the kernel that found a full completion queue.";
     Counter None turns: "Turns of the worker's loop.";
-    Counter None enters: "Entries into the kernel, to hand over what is to be done and get what is.";
+    Counter None enters: "Entries into the kernel, to hand over requests and collect what is done.";
     Counter None sleeps: "Turns after which the worker slept.";
     Histogram Latency udp_batch: "Time of a batch of datagrams on its worker, to its last answer.";
     Histogram Latency http_handling:

@@ -3,9 +3,9 @@
 //! One ring, owned by one thread (SINGLE_ISSUER, DEFER_TASKRUN: completions appear only when that
 //! thread enters the kernel with GETEVENTS). It has two pairs of queues, which are rings of their
 //! own to the kernel: what it has deferred it does in the order in which it came, so a datagram
-//! would wait for all that came to connections before it. All memory that the kernel may touch belongs to
-//! [`Ring`] and outlives every request: its `Drop` cancels what is in flight and waits for it, and
-//! rather leaks memory than frees it early.
+//! would wait for all that came to connections before it. All memory that the kernel may touch
+//! belongs to [`Ring`] and outlives every request: its `Drop` cancels what is in flight and waits
+//! for it, and rather leaks memory than frees it early.
 
 #![expect(unsafe_code, reason = "the kernel reads and writes our memory; this is where")]
 
@@ -280,8 +280,8 @@ impl Ring {
     }
 
     /// Hands queued requests to the kernel and collects what has completed; never waits. Between
-    /// [`Ring::notify`] and a sleep in any case: what came before that is not announced, and its mark
-    /// may not be seen yet.
+    /// [`Ring::notify`] and a sleep in any case: what came before that is not announced, and its
+    /// mark may not be seen yet.
     ///
     /// Returns whether a completion queue was overflown (nothing is lost then, but slow).
     ///
