@@ -13,6 +13,7 @@ use super::faults;
 
 /// `IORING_ENTER_GETEVENTS`: run deferred work and flush an overflown completion queue.
 const ENTER_GETEVENTS: u32 = 1;
+
 /// How large a pair of queues is. Powers of two.
 #[derive(Clone, Copy, Debug)]
 pub struct Queues {
