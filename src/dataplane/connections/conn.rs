@@ -187,6 +187,18 @@ impl Conn {
         ring.read(self.stream.as_raw_fd(), token, later);
     }
 
+    /// From now on it has the time that there is for a write; not if this is only a further piece
+    /// of what it has been told, lest who takes a piece now and then could go on for long.
+    pub fn begin_write(&mut self, now: Millis, limits: &Limits) {
+        if self.unsent.is_some() {
+            return;
+        }
+        match &mut self.web {
+            Some(web) => web.write_began = now,
+            None => self.deadline = now.plus(limits.write_secs),
+        }
+    }
+
     pub fn write(&mut self, token: Token, ring: &mut Ring) {
         let (buffer, sent) = match self.unsent.take() {
             Some(unsent) => unsent,
@@ -214,6 +226,7 @@ impl Conn {
         }));
     }
 
+    #[cfg(test)]
     pub fn web_mut(&mut self) -> &mut Web {
         self.web.as_deref_mut().expect("an open connection is a WebSocket")
     }
@@ -302,6 +315,23 @@ mod tests {
         };
         conn.open_web(second_of(0));
         conn
+    }
+
+    #[test]
+    fn further_pieces_of_an_answer_get_no_further_time() {
+        let mut conn = opened();
+        conn.begin_write(second_of(3), &LIMITS);
+        assert_eq!(conn.web_mut().write_began, second_of(3));
+        conn.unsent = Some((vec![0; 2 * WRITE_BYTES], WRITE_BYTES));
+        conn.begin_write(second_of(4), &LIMITS);
+        assert_eq!(conn.web_mut().write_began, second_of(3), "it is the same answer");
+
+        conn.web = None;
+        conn.begin_write(second_of(5), &LIMITS);
+        assert_eq!(conn.deadline, second_of(0), "it is the same answer");
+        conn.unsent = None;
+        conn.begin_write(second_of(6), &LIMITS);
+        assert_eq!(conn.deadline, second_of(6 + LIMITS.write_secs));
     }
 
     /// Looks after a connection once a second until it is closed; `each` does what the other side

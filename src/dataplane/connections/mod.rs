@@ -469,9 +469,7 @@ impl Connections {
             Step::Nothing => {}
             Step::Write => {
                 conn.state = State::Writing;
-                if conn.unsent.is_none() {
-                    conn.deadline = now.plus(self.limits.write_secs);
-                }
+                conn.begin_write(now, &self.limits);
                 conn.write(token, ring);
             }
             Step::Wait => conn.deadline = now.plus(WAIT_SECONDS),
@@ -480,9 +478,7 @@ impl Connections {
                 recycle(&mut self.spare, std::mem::take(&mut conn.input));
                 if conn.writing.is_none() {
                     if conn.has_output() {
-                        if conn.unsent.is_none() {
-                            conn.web_mut().write_began = now;
-                        }
+                        conn.begin_write(now, &self.limits);
                         conn.write(token, ring);
                     } else {
                         recycle(&mut self.spare, std::mem::take(&mut conn.output));
