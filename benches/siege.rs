@@ -12,10 +12,11 @@
 //! its full size. Each round has a ratio, its 99.9th percentile with the attack divided by that
 //! without, and the figure is the median of the rounds' ratios. A host that takes the CPUs of a
 //! virtual machine away for milliseconds would be all that such a percentile shows, and so would
-//! programs that have nothing to do with us: answers that fall into 50 ms in which the kernel
-//! counted stolen time, or in which such programs had the server's CPU for half a millisecond, are
-//! left out, and it is told how many are left. What others do to the caches stays; so the first and
-//! the last attack are none at all, and what they come to is the measure of the rest.
+//! programs that have nothing to do with us: answers that fall into 2 ms in which such others had
+//! the server's CPU for 50 us, or follow such a time, are left out, and it is told how many are
+//! left. What others do to the caches stays; so the first and the last attack are none at all, and
+//! what they come to is the measure of the rest. On that CPU a thread of ours without any priority
+//! never sleeps: how long the host needs to wake a CPU up is nothing that a tracker could change.
 //!
 //! Every answer must be right. A counter of the server shows that the attack
 //! took place, its memory before and after that nothing stays.
@@ -39,7 +40,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use core_affinity::CoreId;
 use hdrhistogram::Histogram;
 use nix::sys::socket::sockopt::ReceiveTimestampns;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt};
@@ -55,6 +55,8 @@ use throng::wire::udp::{self, ANNOUNCE_BYTES};
 mod announce;
 #[path = "siege/attacks.rs"]
 mod attacks;
+#[path = "common/clock.rs"]
+mod clock;
 #[path = "common/cpu.rs"]
 mod cpu;
 #[path = "siege/flood.rs"]
@@ -69,15 +71,18 @@ mod herd;
 mod load;
 #[path = "common/memory.rs"]
 mod memory;
+#[path = "siege/others.rs"]
+mod others;
 #[path = "common/server.rs"]
 mod server;
 
 use attacks::{Attack, Door, attacks, nothing};
-use cpu::{Cpus, Strangers, on};
+use cpu::{Cpus, on};
 use flood::Flood;
 use handshakes::{Certificates, Handshakes};
 use herd::Herd;
 use load::{Load, PORT, Shape};
+use others::Others;
 use server::Server;
 
 /// Swarms and peers that are there meanwhile.
@@ -98,10 +103,10 @@ const RECEIVE_BUFFER_BYTES: usize = 2 << 20;
 /// rounds may be tried for that.
 const ANSWERS_MIN: u64 = 2_000;
 const TRIES: usize = 3;
-/// How finely it is looked at whether the host, or a stranger, took the CPUs away.
-const SLICE: Duration = Duration::from_millis(50);
-/// How long strangers may have the server's CPU in such a slice: nanoseconds.
-const STRANGERS_MAX: u64 = 500_000;
+/// How finely it is looked at what others had of the server's CPU.
+const SLICE: Duration = Duration::from_millis(2);
+/// How much they may have in such a slice: nanoseconds. The clocks are not read all at once.
+const OTHERS_MAX: i64 = 50_000;
 /// What is told of the latencies of a round; the last is judged.
 const QUANTILES: [f64; 3] = [0.5, 0.99, 0.999];
 /// How much worse the 99.9th percentile may be than beside no attack at all.
@@ -136,8 +141,11 @@ fn main() {
     let Some(server) = on(cpus.server, || Server::start_with(None, settings)) else { return };
     let start_narrow = || Server::start_with(Some(FILES), |_| Vec::new());
     let Some(narrow) = on(cpus.server, start_narrow) else { return };
-    let machine = Machine { cpu: cpus.server, ours: vec![server.pid(), narrow.pid()] };
-    on(cpus.client, || Siege { options, server, narrow, certificates, machine }.run());
+    let others = Others::new(cpus.server, &[server.pid(), narrow.pid()]);
+    if others.is_none() {
+        eprintln!("what others take of the server's CPU cannot be told, and counts");
+    }
+    on(cpus.client, || Siege { options, server, narrow, certificates, others }.run());
 }
 
 /// The address of the listener that speaks TLS, beside that one.
@@ -182,13 +190,7 @@ struct Siege {
     /// Another one, which has few descriptors.
     narrow: Server,
     certificates: Certificates,
-    machine: Machine,
-}
-
-/// Where the servers run, and which processes they are: others are strangers.
-struct Machine {
-    cpu: Option<CoreId>,
-    ours: Vec<u32>,
+    others: Option<Others>,
 }
 
 /// Who attacks.
@@ -261,8 +263,8 @@ impl Siege {
         let mut heard = 0;
         let mut rounds = Rounds::new(self, server);
         while rounds.want_more() {
-            let attacker = Attacker::Herd(Herd::new(attack.manner.clone(), target));
-            if let Attacker::Herd(herd) = rounds.run(attacker, || {}) {
+            let begin = || Attacker::Herd(Herd::new(attack.manner.clone(), target));
+            if let Attacker::Herd(herd) = rounds.run(begin, || {}) {
                 heard += herd.heard;
             }
             self.rest(server);
@@ -293,8 +295,8 @@ impl Siege {
         let mut rounds = Rounds::new(self, &self.server);
         let mut next = SHAPE.swarms;
         while rounds.want_more() {
-            let flood = Attacker::Flood(Flood::new(self.server.address, next));
-            let Attacker::Flood(flood) = rounds.run(flood, || {}) else {
+            let begin = || Attacker::Flood(Flood::new(self.server.address, next));
+            let Attacker::Flood(flood) = rounds.run(begin, || {}) else {
                 unreachable!("it is what it was")
             };
             next = flood.next();
@@ -308,6 +310,7 @@ impl Siege {
 
     fn measure_handshakes(&self, peak: &mut u64) -> f64 {
         let (server, certificates) = (&self.server, &self.certificates);
+        let pause = self.options.length / 8;
         let pid = i32::try_from(server.pid()).ok().and_then(Pid::from_raw).expect("a process");
         let target = tls(server.address);
         let mut rounds = Rounds::new(self, server);
@@ -316,7 +319,6 @@ impl Siege {
             kill_process(pid, Signal::HUP).expect("it runs");
             thread::sleep(Duration::from_millis(500));
             let replace = || {
-                let pause = self.options.length / 8;
                 for change in [
                     Certificates::write_truncated,
                     Certificates::write_mismatch,
@@ -327,9 +329,11 @@ impl Siege {
                     thread::sleep(pause);
                 }
             };
-            let handshakes = Handshakes::new(certificates, target, HANDSHAKES_PER_SECOND);
-            let Attacker::Handshakes(done) = rounds.run(Attacker::Handshakes(handshakes), replace)
-            else {
+            let begin = || {
+                let per_second = HANDSHAKES_PER_SECOND;
+                Attacker::Handshakes(Handshakes::new(certificates, target, per_second))
+            };
+            let Attacker::Handshakes(done) = rounds.run(begin, replace) else {
                 unreachable!("it is what it was")
             };
             self.rest(server);
@@ -344,7 +348,7 @@ impl Siege {
 /// Rounds of one attack.
 struct Rounds<'a> {
     options: &'a Options,
-    machine: &'a Machine,
+    others: Option<&'a Others>,
     server: &'a Server,
     /// Of each round [`QUANTILES`], without it and with it, in microseconds.
     latencies: Vec<[[f64; 2]; 3]>,
@@ -360,10 +364,10 @@ struct Rounds<'a> {
 
 impl<'a> Rounds<'a> {
     fn new(siege: &'a Siege, server: &'a Server) -> Self {
-        let Siege { options, machine, .. } = siege;
+        let (options, others) = (&siege.options, siege.others.as_ref());
         let (open, ended, busy, resident) = (0, 0, 0.0, 0);
         let (latencies, kept, tries) = (Vec::new(), [0; 2], 0);
-        Self { options, machine, server, latencies, kept, tries, open, ended, busy, resident }
+        Self { options, others, server, latencies, kept, tries, open, ended, busy, resident }
     }
 
     /// Whether there are fewer rounds than there should be. One of which the host left too little
@@ -374,12 +378,17 @@ impl<'a> Rounds<'a> {
     }
 
     fn probe(&self) -> Histogram<u64> {
-        probe(self.server.address, self.options.length, Slices::new(self.machine))
+        probe(self.server.address, self.options.length, Slices::new(self.others))
     }
 
-    /// One round; `meanwhile` runs while the attack is measured.
-    fn run(&mut self, mut attacker: Attacker, meanwhile: impl FnOnce() + Send) -> Attacker {
+    /// One round: an attack begins after the time without it. `meanwhile` runs while it is measured.
+    fn run(
+        &mut self,
+        begin: impl FnOnce() -> Attacker,
+        meanwhile: impl FnOnce() + Send,
+    ) -> Attacker {
         let without = self.probe();
+        let mut attacker = begin();
         let is_over = AtomicBool::new(false);
         let with = thread::scope(|scope| {
             scope.spawn(|| {
@@ -468,7 +477,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// Announces for that long, at its pace, whatever comes back: nanoseconds until each answer.
-fn probe(server: SocketAddr, length: Duration, mut slices: Slices) -> Histogram<u64> {
+fn probe(server: SocketAddr, length: Duration, mut slices: Slices<'_>) -> Histogram<u64> {
     let socket = load::socket(0, server);
     let (id, mut rng) = (load::connect(&socket), Rng::new(3));
     socket.set_nonblocking(true).expect("an option");
@@ -533,53 +542,39 @@ fn since_1970() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock that is set")
 }
 
-/// Which parts of a time the machine was ours. On a virtual one the host may take CPUs away; the
-/// kernel counts that, in hundredths of a second. And programs that have nothing to do with us may
-/// have the server's.
-struct Slices {
-    strangers: Strangers,
-    all: Vec<Slice>,
+/// Which parts of a time the server's CPU was ours.
+struct Slices<'a> {
+    others: Option<&'a Others>,
+    /// When one begins, and what others had by then.
+    all: Vec<(Instant, i64)>,
 }
 
-/// When one begins, and what others had taken by then.
-struct Slice {
-    begins: Instant,
-    stolen_ticks: u64,
-    strangers_nanos: u64,
-}
-
-impl Slices {
-    fn new(machine: &Machine) -> Self {
-        let strangers = Strangers::new(machine.cpu, &machine.ours);
-        let mut slices = Self { strangers, all: Vec::new() };
+impl<'a> Slices<'a> {
+    fn new(others: Option<&'a Others>) -> Self {
+        let mut slices = Self { others, all: Vec::new() };
         slices.end();
         slices
     }
 
     /// Looks whether a slice is over.
     fn pass(&mut self, now: Instant) {
-        if self.all.last().is_some_and(|slice| now >= slice.begins + SLICE) {
+        if self.all.last().is_some_and(|(begins, _)| now >= *begins + SLICE) {
             self.end();
         }
     }
 
     fn end(&mut self) {
-        self.all.push(Slice {
-            begins: Instant::now(),
-            stolen_ticks: cpu::stolen_ticks(),
-            strangers_nanos: self.strangers.pass(),
-        });
+        let nanos = self.others.map_or(0, Others::nanos);
+        self.all.push((Instant::now(), nanos));
     }
 
-    /// Whether nobody took much of any slice that the time between the two is in.
+    /// Whether others took little of every slice that the time between the two is in, and of the
+    /// one before it, whose work may have been left to them.
     fn are_ours(&self, from: Instant, to: Instant) -> bool {
-        let first = self.all.partition_point(|slice| slice.begins <= from).saturating_sub(1);
-        let last = self.all.partition_point(|slice| slice.begins < to);
+        let first = self.all.partition_point(|(begins, _)| *begins <= from).saturating_sub(2);
+        let last = self.all.partition_point(|(begins, _)| *begins < to);
         let slices = &self.all[first..self.all.len().min(last + 1)];
-        slices.windows(2).all(|pair| {
-            let strangers_nanos = pair[1].strangers_nanos - pair[0].strangers_nanos;
-            pair[1].stolen_ticks == pair[0].stolen_ticks && strangers_nanos <= STRANGERS_MAX
-        })
+        slices.windows(2).all(|pair| pair[1].1 - pair[0].1 <= OTHERS_MAX)
     }
 }
 
@@ -599,13 +594,15 @@ fn micros(nanos: u64) -> f64 {
 }
 
 /// The calling thread goes behind all others, at once whenever one of them is ready: a bad
-/// priority alone would let it end its slice of milliseconds first.
-fn worsen_priority() {
+/// priority alone would let it end its slice of milliseconds first. Returns whether it has.
+fn worsen_priority() -> bool {
     // On Linux priorities are those of threads.
     let _ = setpriority_process(None, 19);
     let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
     let idle = Command::new("chrt").args(["--idle", "--pid", "0", &thread]).status();
-    if !idle.is_ok_and(|status| status.success()) {
-        eprintln!("no chrt: what the attacker does delays the answers, too");
+    let is_last = idle.is_ok_and(|status| status.success());
+    if !is_last {
+        eprintln!("no chrt: what has no priority delays the answers, too");
     }
+    is_last
 }

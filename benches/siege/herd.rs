@@ -130,10 +130,11 @@ impl Herd {
 
 impl Client {
     fn turn(&mut self, manner: &Manner, buffer: &mut [u8], heard: &mut u64) -> Turn {
-        loop {
-            if !manner.reads {
-                break;
-            }
+        // Behind bytes that it does not read, an end would not be seen.
+        if !manner.reads && !matches!(self.stream.take_error(), Ok(None)) {
+            return Turn::Ended;
+        }
+        while manner.reads {
             match self.stream.read(buffer) {
                 Ok(0) => return Turn::Ended,
                 Ok(len) => *heard += len as u64,

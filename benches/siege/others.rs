@@ -1,0 +1,158 @@
+//! What others have of the server's CPU: programs that have nothing to do with it, and the host of
+//! a virtual machine, which takes a CPU away for milliseconds and tells of it in hundredths of a
+//! second.
+//!
+//! A thread of ours with the lowest priority keeps that CPU from ever sleeping. So whatever of its
+//! time was neither that thread's, nor the servers', nor the kernel's own threads', was others'. It
+//! also spares us what the host needs to wake a CPU up that has gone to sleep.
+
+use std::cell::RefCell;
+use std::fs::{File, read_dir, read_to_string};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use core_affinity::CoreId as Cpu;
+use nix::time::ClockId;
+use nix::unistd::Pid;
+
+use super::cpu::on;
+
+/// Of the flags in a thread's `stat`: PF_KTHREAD.
+const KERNEL_THREAD: u64 = 0x0020_0000;
+/// All clocks are read within this time, or again: what passes meanwhile would be others'.
+const AT_ONCE: Duration = Duration::from_micros(20);
+/// How often that is tried.
+const TRIES: usize = 8;
+/// What the thread that never sleeps does between two looks at its clock.
+const SPINS: u32 = 200;
+
+/// Keeps the account.
+pub struct Others {
+    cpu: Cpu,
+    servers: Vec<ClockId>,
+    keeper: Arc<AtomicU64>,
+    kernel: RefCell<Vec<KernelThread>>,
+    began: Instant,
+}
+
+/// A thread of the kernel's own; what it does it may do for us.
+struct KernelThread {
+    task: PathBuf,
+    schedstat: File,
+    /// Nanoseconds on any CPU, and on the server's.
+    nanos: i64,
+    here: i64,
+}
+
+impl Others {
+    /// Begins; `servers` are processes that have no other CPU. `None` where that cannot be told.
+    pub fn new(cpu: Option<Cpu>, servers: &[u32]) -> Option<Self> {
+        let cpu = cpu?;
+        let clock = |pid: &u32| {
+            let pid = Pid::from_raw(i32::try_from(*pid).expect("a process"));
+            ClockId::pid_cpu_clock_id(pid).expect("it runs")
+        };
+        Some(Self {
+            cpu,
+            servers: servers.iter().map(clock).collect(),
+            keeper: keep_awake(cpu)?,
+            kernel: RefCell::new(kernel_threads()),
+            began: Instant::now(),
+        })
+    }
+
+    /// Nanoseconds that they have had, more or less: differences count.
+    pub fn nanos(&self) -> i64 {
+        let mut kernel = self.kernel.borrow_mut();
+        let kernel: i64 = kernel.iter_mut().map(|thread| thread.nanos_on(self.cpu)).sum();
+        let mut nanos = 0;
+        for _ in 0..TRIES {
+            let now = Instant::now();
+            let servers: i64 = self.servers.iter().map(|clock| time_of(*clock)).sum();
+            let keeper = self.keeper.load(Ordering::Relaxed);
+            let keeper = i64::try_from(keeper).expect("years");
+            let passed = i64::try_from((now - self.began).as_nanos()).expect("years");
+            nanos = passed - servers - keeper - kernel;
+            if now.elapsed() < AT_ONCE {
+                break;
+            }
+        }
+        nanos
+    }
+}
+
+fn time_of(clock: ClockId) -> i64 {
+    let time = clock.now().map(Duration::from).unwrap_or_default();
+    i64::try_from(time.as_nanos()).expect("years")
+}
+
+/// Starts the thread that never sleeps; it ends with the process. Returns where it writes how many
+/// nanoseconds it has had.
+fn keep_awake(cpu: Cpu) -> Option<Arc<AtomicU64>> {
+    let nanos = Arc::new(AtomicU64::new(0));
+    let written = nanos.clone();
+    let (started, is_last) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        on(Some(cpu), || {
+            let is_last = super::worsen_priority();
+            let _ = started.send(is_last);
+            while is_last {
+                let time = super::clock::time_of_thread();
+                written.store(u64::try_from(time.as_nanos()).expect("years"), Ordering::Relaxed);
+                (0..SPINS).for_each(|_| std::hint::spin_loop());
+            }
+        });
+    });
+    is_last.recv().is_ok_and(|is_last| is_last).then_some(nanos)
+}
+
+/// All that there are by now, but the one that watches by the clock which memory is in use.
+fn kernel_threads() -> Vec<KernelThread> {
+    let mut threads = Vec::new();
+    for process in read_dir("/proc").into_iter().flatten().flatten() {
+        let task = process.path();
+        let is_kernel = field(&task, 9).is_some_and(|flags| flags & KERNEL_THREAD != 0);
+        let name = read_to_string(task.join("comm")).unwrap_or_default();
+        if is_kernel
+            && !name.starts_with("kdamond")
+            && let Ok(schedstat) = File::open(task.join("schedstat"))
+        {
+            let mut thread = KernelThread { task, schedstat, nanos: 0, here: 0 };
+            thread.nanos = thread.nanos_on_all();
+            threads.push(thread);
+        }
+    }
+    threads
+}
+
+impl KernelThread {
+    /// Nanoseconds on the server's CPU since the beginning.
+    fn nanos_on(&mut self, cpu: Cpu) -> i64 {
+        let nanos = self.nanos_on_all();
+        if nanos > self.nanos && field(&self.task, 39) == u64::try_from(cpu.id).ok() {
+            self.here += nanos - self.nanos;
+        }
+        self.nanos = nanos;
+        self.here
+    }
+
+    fn nanos_on_all(&self) -> i64 {
+        let mut text = [0; 64];
+        // Who has ended had his last words.
+        let len = self.schedstat.read_at(&mut text, 0).unwrap_or(0);
+        let text = std::str::from_utf8(&text[..len]).ok();
+        let number = text.and_then(|text| text.split(' ').next()?.parse().ok());
+        number.unwrap_or(self.nanos)
+    }
+}
+
+/// A number of those behind the name in a thread's `stat`, as proc_pid_stat(5) counts: from 3 on.
+fn field(task: &Path, number: usize) -> Option<u64> {
+    let text = read_to_string(task.join("stat")).ok()?;
+    let (_, numbers) = text.rsplit_once(") ")?;
+    numbers.split_ascii_whitespace().nth(number - 3)?.parse().ok()
+}
