@@ -262,6 +262,7 @@ impl Siege {
         let proof = counted();
         let mut heard = 0;
         let mut rounds = Rounds::new(self, server);
+        rounds.keeps_busy = attack.goes_to == Door::Admin;
         while rounds.want_more() {
             let begin = || Attacker::Herd(Herd::new(attack.manner.clone(), target));
             if let Attacker::Herd(herd) = rounds.run(begin, || {}) {
@@ -350,6 +351,8 @@ struct Rounds<'a> {
     options: &'a Options,
     others: Option<&'a Others>,
     server: &'a Server,
+    /// Whether the attack leaves nothing of the server's CPU.
+    keeps_busy: bool,
     /// Of each round [`QUANTILES`], without it and with it, in microseconds.
     latencies: Vec<[[f64; 2]; 3]>,
     /// Answers without it and with it that count, in all rounds.
@@ -367,7 +370,20 @@ impl<'a> Rounds<'a> {
         let (options, others) = (&siege.options, siege.others.as_ref());
         let (open, ended, busy, resident) = (0, 0, 0.0, 0);
         let (latencies, kept, tries) = (Vec::new(), [0; 2], 0);
-        Self { options, others, server, latencies, kept, tries, open, ended, busy, resident }
+        let keeps_busy = false;
+        Self {
+            options,
+            others,
+            server,
+            keeps_busy,
+            latencies,
+            kept,
+            tries,
+            open,
+            ended,
+            busy,
+            resident,
+        }
     }
 
     /// Whether there are fewer rounds than there should be. One of which the host left too little
@@ -399,6 +415,8 @@ impl<'a> Rounds<'a> {
                 }
             });
             thread::sleep(self.options.ramp);
+            let set_busy = |busy| self.others.map(|others| others.servers_are_busy(busy));
+            set_busy(self.keeps_busy);
             let (before, began) = (cpu::nanos_used(self.server.pid()), Instant::now());
             let meanwhile = scope.spawn(meanwhile);
             let with = self.probe();
@@ -406,6 +424,7 @@ impl<'a> Rounds<'a> {
             self.busy = self.busy.max(used as f64 / began.elapsed().as_nanos() as f64);
             self.resident = self.resident.max(memory::resident_bytes(self.server.pid()));
             meanwhile.join().expect("it does not panic");
+            set_busy(false);
             is_over.store(true, Ordering::Relaxed);
             with
         });

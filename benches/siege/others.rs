@@ -4,22 +4,22 @@
 //!
 //! A thread of ours with the lowest priority keeps that CPU from ever sleeping. So whatever of its
 //! time was neither that thread's, nor the servers', nor the kernel's own threads', was others'. It
-//! also spares us what the host needs to wake a CPU up that has gone to sleep.
+//! also spares us what the host needs to wake a CPU up that has gone to sleep. Where the servers
+//! never let the CPU sleep that thread rests: the scheduler owes it a thousandth of the CPU, and
+//! having got that, all at once, it lets whoever missed it run before a worker that wakes up.
 
 use std::cell::RefCell;
 use std::fs::{File, read_dir, read_to_string};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use core_affinity::CoreId as Cpu;
 use nix::time::ClockId;
 use nix::unistd::Pid;
-
-use super::cpu::on;
 
 /// Of the flags in a thread's `stat`: PF_KTHREAD.
 const KERNEL_THREAD: u64 = 0x0020_0000;
@@ -34,9 +34,22 @@ const SPINS: u32 = 200;
 pub struct Others {
     cpu: Cpu,
     servers: Vec<ClockId>,
-    keeper: Arc<AtomicU64>,
+    keeper: Keeper,
     kernel: RefCell<Vec<KernelThread>>,
     began: Instant,
+}
+
+/// The thread that never sleeps, but when it is told to.
+struct Keeper {
+    thread: Thread,
+    state: Arc<KeeperState>,
+}
+
+#[derive(Default)]
+struct KeeperState {
+    /// Nanoseconds that it has had.
+    nanos: AtomicU64,
+    rests: AtomicBool,
 }
 
 /// A thread of the kernel's own; what it does it may do for us.
@@ -59,10 +72,17 @@ impl Others {
         Some(Self {
             cpu,
             servers: servers.iter().map(clock).collect(),
-            keeper: keep_awake(cpu)?,
+            keeper: Keeper::start(cpu)?,
             kernel: RefCell::new(kernel_threads()),
             began: Instant::now(),
         })
+    }
+
+    /// From now on the servers keep the CPU awake themselves, or do not. What they leave of it counts
+    /// as others' meanwhile.
+    pub fn servers_are_busy(&self, busy: bool) {
+        self.keeper.state.rests.store(busy, Ordering::Relaxed);
+        self.keeper.thread.unpark();
     }
 
     /// Nanoseconds that they have had, more or less: differences count.
@@ -73,7 +93,7 @@ impl Others {
         for _ in 0..TRIES {
             let now = Instant::now();
             let servers: i64 = self.servers.iter().map(|clock| time_of(*clock)).sum();
-            let keeper = self.keeper.load(Ordering::Relaxed);
+            let keeper = self.keeper.state.nanos.load(Ordering::Relaxed);
             let keeper = i64::try_from(keeper).expect("years");
             let passed = i64::try_from((now - self.began).as_nanos()).expect("years");
             nanos = passed - servers - keeper - kernel;
@@ -90,24 +110,29 @@ fn time_of(clock: ClockId) -> i64 {
     i64::try_from(time.as_nanos()).expect("years")
 }
 
-/// Starts the thread that never sleeps; it ends with the process. Returns where it writes how many
-/// nanoseconds it has had.
-fn keep_awake(cpu: Cpu) -> Option<Arc<AtomicU64>> {
-    let nanos = Arc::new(AtomicU64::new(0));
-    let written = nanos.clone();
-    let (started, is_last) = std::sync::mpsc::channel();
-    thread::spawn(move || {
-        on(Some(cpu), || {
-            let is_last = super::worsen_priority();
+impl Keeper {
+    /// It ends with the process.
+    fn start(cpu: Cpu) -> Option<Self> {
+        let (started, is_last) = mpsc::channel();
+        let state = Arc::new(KeeperState::default());
+        let its_state = state.clone();
+        let work = move || {
+            let is_here = core_affinity::set_for_current(cpu);
+            let is_last = is_here && super::worsen_priority();
             let _ = started.send(is_last);
             while is_last {
+                while its_state.rests.load(Ordering::Relaxed) {
+                    thread::park();
+                }
                 let time = super::clock::time_of_thread();
-                written.store(u64::try_from(time.as_nanos()).expect("years"), Ordering::Relaxed);
+                let nanos = u64::try_from(time.as_nanos()).expect("years");
+                its_state.nanos.store(nanos, Ordering::Relaxed);
                 (0..SPINS).for_each(|_| std::hint::spin_loop());
             }
-        });
-    });
-    is_last.recv().is_ok_and(|is_last| is_last).then_some(nanos)
+        };
+        let thread = thread::spawn(work).thread().clone();
+        is_last.recv().is_ok_and(|is_last| is_last).then_some(Self { thread, state })
+    }
 }
 
 /// All that there are by now, but the one that watches by the clock which memory is in use.
