@@ -88,7 +88,7 @@ pub fn attacks() -> Vec<Attack> {
             TIMED_OUT,
             Manner {
                 connections: 5_000,
-                opens: 1_000,
+                opens: 500,
                 script: long_answers,
                 every: millis(1_000),
                 reads: false,

@@ -3,16 +3,24 @@
 //! Datagrams that the kernel drops reach no worker, so no worker can count them; nor does a worker
 //! know how long it waited for its CPU. What cannot be read is left out.
 
-use std::fs;
-use std::io;
+use std::fs::{File, read_dir};
+use std::io::{self, Read};
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{fstat, stat};
 
 use crate::wire::addr::Family;
+
+/// Room for a file: what takes more reads is looked up in the kernel's tables for each of them.
+const FILE_BYTES: usize = 16 * 1_024;
+/// Between two files. One after the other they take a millisecond, and a worker that wakes up
+/// meanwhile may have to wait for that, though its priority is better.
+const BREATH: Duration = Duration::from_millis(1);
 
 /// A socket that the kernel counts for.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -95,10 +103,10 @@ impl Reader {
         &self.watched
     }
 
-    /// What the kernel says now.
+    /// What the kernel says now. Takes a few milliseconds, and one more for each thread: most of it
+    /// the calling thread sleeps.
     #[must_use]
     pub fn read(&self) -> Reading {
-        let file = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let (snmp, snmp6, netstat) =
             (file("/proc/net/snmp"), file("/proc/net/snmp6"), file("/proc/net/netstat"));
         let tables = [file("/proc/net/udp"), file("/proc/net/udp6")];
@@ -120,6 +128,18 @@ impl Reader {
             open_files: open_files(),
         }
     }
+}
+
+/// A file, after a pause.
+fn file(path: &str) -> String {
+    thread::sleep(BREATH);
+    text_of(Path::new(path))
+}
+
+fn text_of(path: &Path) -> String {
+    let mut text = String::with_capacity(FILE_BYTES);
+    let read = File::open(path).and_then(|mut file| file.read_to_string(&mut text));
+    if read.is_ok() { text } else { String::new() }
 }
 
 /// The size of the folder of open files is their number, since Linux 6.2. To count them would take
@@ -162,8 +182,9 @@ fn socket(table: &str, inode: u64) -> Option<Socket> {
 /// thread of the same name for calls that block, of which there are none: the busier one is meant.
 fn thread_times(tasks: &Path, workers: usize) -> Vec<Option<ThreadTime>> {
     let mut times: Vec<Option<ThreadTime>> = vec![None; workers];
-    for task in fs::read_dir(tasks).into_iter().flatten().flatten() {
-        let file = |name| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+    for task in read_dir(tasks).into_iter().flatten().flatten() {
+        let file = |name| text_of(&task.path().join(name));
+        thread::sleep(BREATH);
         let worker = file("comm").trim_end().strip_prefix("throng-").map(str::parse::<usize>);
         if let Some(Ok(worker)) = worker
             && let Some(time) = times.get_mut(worker)

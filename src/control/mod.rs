@@ -156,7 +156,7 @@ impl State {
         self.certificates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a sample. Call it every second.
+    /// Takes a sample. Call it every second, where it may sleep for some milliseconds.
     pub fn sample(&self) {
         let now = Moment {
             at: self.started.elapsed(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::process::{Resource, getrlimit, nice};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::spawn_blocking;
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
@@ -92,7 +93,11 @@ impl Supervision {
                     _ = every_second.tick() => {
                         lists.tidy();
                         if is_watched {
-                            state.sample();
+                            let state_too = state.clone();
+                            let sampled = spawn_blocking(move || state_too.sample()).await;
+                            if let Err(error) = sampled {
+                                warn!("no sample of this second: {error}");
+                            }
                             manager.second(state.stuck());
                         }
                         if config.http.stats {
@@ -115,7 +120,7 @@ impl Supervision {
                         // operators are to be answered meanwhile.
                         Signal::Reload(name) => {
                             let reload = reload.clone();
-                            tokio::task::spawn_blocking(move || {
+                            spawn_blocking(move || {
                                 reload.lock().unwrap_or_else(PoisonError::into_inner).run(name);
                             });
                         }

@@ -2,6 +2,9 @@
 
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::net::sockopt;
 
 use super::Limits;
 use super::layer::Layer;
@@ -153,6 +156,12 @@ impl Conn {
     /// Whether more waits for a slow reader than may. Each ping that it sends is owed a pong.
     pub const fn is_overrun(&self) -> bool {
         self.web.is_some() && self.output.len() > WEB_QUEUE_BYTES_MAX
+    }
+
+    /// When it is closed, the other side is told at once that all is over, and nothing is kept of it.
+    pub fn reset_at_end(&self) {
+        // What is refused here is closed in order.
+        let _ = sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
     }
 
     pub fn has_output(&self) -> bool {

@@ -29,9 +29,9 @@ mod websocket;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rustix::net::{Shutdown, sockopt};
+use rustix::net::Shutdown;
 use rustls::ServerConfig;
 
 use self::conn::{After, Conn, State, Step};
@@ -508,11 +508,13 @@ impl Connections {
                 }
                 if conn.writing.is_some() || conn.unsent.is_some() {
                     // What the other side does not take would stay in the kernel for minutes.
-                    let _ = sockopt::set_socket_linger(&conn.stream, Some(Duration::ZERO));
+                    conn.reset_at_end();
                 }
                 if conn.reading || conn.writing.is_some() {
                     conn.state = State::Closing;
-                    let _ = rustix::net::shutdown(&conn.stream, Shutdown::Both);
+                    // Enough to end what is in flight: how the other side is told is up to the end.
+                    let how = if conn.writing.is_some() { Shutdown::Both } else { Shutdown::Read };
+                    let _ = rustix::net::shutdown(&conn.stream, how);
                 } else if let Some(place) = self.slots.get_mut(token.slot())
                     && let Some(conn) = place.conn.take()
                 {
