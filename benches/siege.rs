@@ -397,7 +397,7 @@ impl<'a> Rounds<'a> {
         probe(self.server.address, self.options.length, Slices::new(self.others))
     }
 
-    /// One round: an attack begins after the time without it. `meanwhile` runs while it is measured.
+    /// One round: an attack begins after the time without it. While it is measured `meanwhile` runs.
     fn run(
         &mut self,
         begin: impl FnOnce() -> Attacker,

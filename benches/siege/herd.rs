@@ -130,17 +130,14 @@ impl Herd {
 
 impl Client {
     fn turn(&mut self, manner: &Manner, buffer: &mut [u8], heard: &mut u64) -> Turn {
-        // Behind bytes that it does not read, an end would not be seen.
-        if !manner.reads && !matches!(self.stream.take_error(), Ok(None)) {
+        // Behind bytes that it does not read, an end in order would not be seen.
+        let is_open = if manner.reads {
+            self.hear(buffer, heard)
+        } else {
+            matches!(self.stream.take_error(), Ok(None))
+        };
+        if !is_open {
             return Turn::Ended;
-        }
-        while manner.reads {
-            match self.stream.read(buffer) {
-                Ok(0) => return Turn::Ended,
-                Ok(len) => *heard += len as u64,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(_) => return Turn::Ended,
-            }
         }
         if self.sent == self.script.len() {
             match manner.then {
@@ -155,5 +152,16 @@ impl Client {
             Err(_) => return Turn::Ended,
         }
         Turn::GoesOn
+    }
+
+    /// Reads what has come. Returns whether there may be more.
+    fn hear(&mut self, buffer: &mut [u8], heard: &mut u64) -> bool {
+        loop {
+            match self.stream.read(buffer) {
+                Ok(0) => return false,
+                Ok(len) => *heard += len as u64,
+                Err(error) => return error.kind() == ErrorKind::WouldBlock,
+            }
+        }
     }
 }

@@ -78,8 +78,8 @@ impl Others {
         })
     }
 
-    /// From now on the servers keep the CPU awake themselves, or do not. What they leave of it counts
-    /// as others' meanwhile.
+    /// From now on the servers keep the CPU awake themselves, or do not. What they leave of it
+    /// counts as others' meanwhile.
     pub fn servers_are_busy(&self, busy: bool) {
         self.keeper.state.rests.store(busy, Ordering::Relaxed);
         self.keeper.thread.unpark();
@@ -120,7 +120,10 @@ impl Keeper {
             let is_here = core_affinity::set_for_current(cpu);
             let is_last = is_here && super::worsen_priority();
             let _ = started.send(is_last);
-            while is_last {
+            if !is_last {
+                return;
+            }
+            loop {
                 while its_state.rests.load(Ordering::Relaxed) {
                     thread::park();
                 }

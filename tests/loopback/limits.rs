@@ -63,6 +63,21 @@ fn never_read(target: SocketAddr, request: &[u8]) {
 }
 
 #[test]
+fn who_does_not_end_what_he_began_is_reset_and_who_is_idle_is_told_in_order() {
+    let Some(throng) = start(&["http.head_timeout=1s", "http.idle_timeout=1s"]) else { return };
+    let connect = || {
+        let connection = Http::connect(throng.http[0]);
+        connection.stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        connection
+    };
+    let (mut half, mut idle) = (connect(), connect());
+    half.send(b"GET /announce?");
+    let end = half.stream.read(&mut [0; 16]).map_err(|error| error.kind());
+    assert_eq!(end, Err(ErrorKind::ConnectionReset));
+    assert_eq!(idle.stream.read(&mut [0; 16]).map_err(|error| error.kind()), Ok(0));
+}
+
+#[test]
 fn every_state_of_a_connection_has_a_deadline() {
     let timeouts = ["http.head_timeout=1s", "http.idle_timeout=6s", "http.write_timeout=1s"];
     let Some(throng) = start(&timeouts) else { return };

@@ -158,7 +158,7 @@ impl Conn {
         self.web.is_some() && self.output.len() > WEB_QUEUE_BYTES_MAX
     }
 
-    /// When it is closed, the other side is told at once that all is over, and nothing is kept of it.
+    /// When it is closed, the other side is told at once that all is over, and nothing is kept.
     pub fn reset_at_end(&self) {
         // What is refused here is closed in order.
         let _ = sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
