@@ -397,7 +397,7 @@ impl<'a> Rounds<'a> {
         probe(self.server.address, self.options.length, Slices::new(self.others))
     }
 
-    /// One round: an attack begins after the time without it. While it is measured `meanwhile` runs.
+    /// One round: an attack begins after the time without it; `meanwhile` runs beside it.
     fn run(
         &mut self,
         begin: impl FnOnce() -> Attacker,
