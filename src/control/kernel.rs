@@ -103,8 +103,7 @@ impl Reader {
         &self.watched
     }
 
-    /// What the kernel says now. Takes a few milliseconds, and one more for each thread: most of it
-    /// the calling thread sleeps.
+    /// What the kernel says now. Takes some milliseconds, which the calling thread sleeps.
     #[must_use]
     pub fn read(&self) -> Reading {
         let (snmp, snmp6, netstat) =
@@ -184,7 +183,6 @@ fn thread_times(tasks: &Path, workers: usize) -> Vec<Option<ThreadTime>> {
     let mut times: Vec<Option<ThreadTime>> = vec![None; workers];
     for task in read_dir(tasks).into_iter().flatten().flatten() {
         let file = |name| text_of(&task.path().join(name));
-        thread::sleep(BREATH);
         let worker = file("comm").trim_end().strip_prefix("throng-").map(str::parse::<usize>);
         if let Some(Ok(worker)) = worker
             && let Some(time) = times.get_mut(worker)

@@ -156,7 +156,8 @@ impl State {
         self.certificates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a sample. Call it every second, where it may sleep for some milliseconds.
+    /// Takes a sample. Call it every second. It sleeps for some milliseconds: a thread of its
+    /// own could not be made where the kernel has no memory left.
     pub fn sample(&self) {
         let now = Moment {
             at: self.started.elapsed(),

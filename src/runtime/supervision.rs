@@ -7,7 +7,6 @@ use std::time::Duration;
 use rustix::process::{Resource, getrlimit, nice};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::task::spawn_blocking;
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
@@ -93,11 +92,7 @@ impl Supervision {
                     _ = every_second.tick() => {
                         lists.tidy();
                         if is_watched {
-                            let state_too = state.clone();
-                            let sampled = spawn_blocking(move || state_too.sample()).await;
-                            if let Err(error) = sampled {
-                                warn!("no sample of this second: {error}");
-                            }
+                            state.sample();
                             manager.second(state.stuck());
                         }
                         if config.http.stats {
@@ -120,7 +115,7 @@ impl Supervision {
                         // operators are to be answered meanwhile.
                         Signal::Reload(name) => {
                             let reload = reload.clone();
-                            spawn_blocking(move || {
+                            tokio::task::spawn_blocking(move || {
                                 reload.lock().unwrap_or_else(PoisonError::into_inner).run(name);
                             });
                         }
