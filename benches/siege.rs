@@ -82,7 +82,7 @@ use flood::Flood;
 use handshakes::{Certificates, Handshakes};
 use herd::Herd;
 use load::{Load, PORT, Shape};
-use others::Others;
+use others::{Others, Slices};
 use server::Server;
 
 /// Swarms and peers that are there meanwhile.
@@ -103,10 +103,6 @@ const RECEIVE_BUFFER_BYTES: usize = 2 << 20;
 /// rounds may be tried for that.
 const ANSWERS_MIN: u64 = 2_000;
 const TRIES: usize = 3;
-/// How finely it is looked at what others had of the server's CPU.
-const SLICE: Duration = Duration::from_millis(2);
-/// How much they may have in such a slice: nanoseconds. The clocks are not read all at once.
-const OTHERS_MAX: i64 = 50_000;
 /// What is told of the latencies of a round; the last is judged.
 const QUANTILES: [f64; 3] = [0.5, 0.99, 0.999];
 /// How much worse the 99.9th percentile may be than beside no attack at all.
@@ -559,42 +555,6 @@ fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Option<(usize, Duration)> {
 /// On the clock of arrivals.
 fn since_1970() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock that is set")
-}
-
-/// Which parts of a time the server's CPU was ours.
-struct Slices<'a> {
-    others: Option<&'a Others>,
-    /// When one begins, and what others had by then.
-    all: Vec<(Instant, i64)>,
-}
-
-impl<'a> Slices<'a> {
-    fn new(others: Option<&'a Others>) -> Self {
-        let mut slices = Self { others, all: Vec::new() };
-        slices.end();
-        slices
-    }
-
-    /// Looks whether a slice is over.
-    fn pass(&mut self, now: Instant) {
-        if self.all.last().is_some_and(|(begins, _)| now >= *begins + SLICE) {
-            self.end();
-        }
-    }
-
-    fn end(&mut self) {
-        let nanos = self.others.map_or(0, Others::nanos);
-        self.all.push((Instant::now(), nanos));
-    }
-
-    /// Whether others took little of every slice that the time between the two is in, and of the
-    /// one before it, whose work may have been left to them.
-    fn are_ours(&self, from: Instant, to: Instant) -> bool {
-        let first = self.all.partition_point(|(begins, _)| *begins <= from).saturating_sub(2);
-        let last = self.all.partition_point(|(begins, _)| *begins < to);
-        let slices = &self.all[first..self.all.len().min(last + 1)];
-        slices.windows(2).all(|pair| pair[1].1 - pair[0].1 <= OTHERS_MAX)
-    }
 }
 
 /// Until an answer comes, or that long.

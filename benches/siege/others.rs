@@ -30,6 +30,11 @@ const TRIES: usize = 8;
 /// What the thread that never sleeps does between two looks at its clock.
 const SPINS: u32 = 200;
 
+/// How finely it is looked at what others had of the server's CPU.
+const SLICE: Duration = Duration::from_millis(2);
+/// How much they may have in such a slice: nanoseconds. The clocks are not read all at once.
+const OTHERS_MAX: i64 = 50_000;
+
 /// Keeps the account.
 pub struct Others {
     cpu: Cpu,
@@ -135,6 +140,44 @@ impl Keeper {
         };
         let thread = thread::spawn(work).thread().clone();
         is_last.recv().is_ok_and(|is_last| is_last).then_some(Self { thread, state })
+    }
+}
+
+/// Which parts of a time the server's CPU was ours.
+pub struct Slices<'a> {
+    others: Option<&'a Others>,
+    /// When one begins, and what others had by then.
+    all: Vec<(Instant, i64)>,
+}
+
+impl<'a> Slices<'a> {
+    /// The first begins.
+    pub fn new(others: Option<&'a Others>) -> Self {
+        let mut slices = Self { others, all: Vec::new() };
+        slices.end();
+        slices
+    }
+
+    /// Looks whether a slice is over.
+    pub fn pass(&mut self, now: Instant) {
+        if self.all.last().is_some_and(|(begins, _)| now >= *begins + SLICE) {
+            self.end();
+        }
+    }
+
+    /// The last is over.
+    pub fn end(&mut self) {
+        let nanos = self.others.map_or(0, Others::nanos);
+        self.all.push((Instant::now(), nanos));
+    }
+
+    /// Whether others took little of every slice that the time between the two is in, and of the
+    /// one before it, whose work may have been left to them.
+    pub fn are_ours(&self, from: Instant, to: Instant) -> bool {
+        let first = self.all.partition_point(|(begins, _)| *begins <= from).saturating_sub(2);
+        let last = self.all.partition_point(|(begins, _)| *begins < to);
+        let slices = &self.all[first..self.all.len().min(last + 1)];
+        slices.windows(2).all(|pair| pair[1].1 - pair[0].1 <= OTHERS_MAX)
     }
 }
 
