@@ -18,7 +18,7 @@ use crate::wire::addr::Family;
 
 /// Room for a file: what takes more reads is looked up in the kernel's tables for each of them.
 const FILE_BYTES: usize = 16 * 1_024;
-/// Between two files. One after the other they take a millisecond, and a worker that wakes up
+/// Between two tables. One after the other they take a millisecond, and a worker that wakes up
 /// meanwhile may have to wait for that, though its priority is better.
 const BREATH: Duration = Duration::from_millis(1);
 
@@ -107,9 +107,9 @@ impl Reader {
     #[must_use]
     pub fn read(&self) -> Reading {
         let (snmp, snmp6, netstat) =
-            (file("/proc/net/snmp"), file("/proc/net/snmp6"), file("/proc/net/netstat"));
-        let tables = [file("/proc/net/udp"), file("/proc/net/udp6")];
-        let status = file("/proc/self/status");
+            (table("/proc/net/snmp"), table("/proc/net/snmp6"), table("/proc/net/netstat"));
+        let tables = [table("/proc/net/udp"), table("/proc/net/udp6")];
+        let status = table("/proc/self/status");
         Reading {
             udp_buffer_errors: [
                 counter(&snmp, "Udp:", "RcvbufErrors"),
@@ -129,8 +129,8 @@ impl Reader {
     }
 }
 
-/// A file, after a pause.
-fn file(path: &str) -> String {
+/// A table, after a pause.
+fn table(path: &str) -> String {
     thread::sleep(BREATH);
     text_of(Path::new(path))
 }
