@@ -35,6 +35,12 @@ pub const HTTP_PIPELINE_MAX: usize = 16;
 /// Bytes that one write hands to the kernel at the most: copying them takes some microseconds, and
 /// datagrams wait meanwhile.
 pub const WRITE_BYTES: usize = 8 * 1_024;
+/// Writes of a core that may be in flight before nobody has more than [`HURRIED_WRITE_MILLIS`] for
+/// his. A write is there for microseconds, but of who does not read: the kernel keeps 64 KiB for
+/// each such connection, and asks it again and again whether it reads now.
+pub const WRITES_AT_EASE_MAX: usize = 256;
+/// Milliseconds for a write when there are more.
+pub const HURRIED_WRITE_MILLIS: u64 = 500;
 /// Bytes of the longest HTTP response: 200 peers in the dictionary form, or a scrape of 100 hashes.
 pub const HTTP_RESPONSE_BYTES_MAX: usize = 32 * 1_024;
 

@@ -40,6 +40,12 @@ impl Millis {
     pub const fn plus(self, seconds: u32) -> Self {
         Self(self.0.saturating_add(seconds as u64 * 1_000))
     }
+
+    /// Milliseconds passed since `earlier`; 0 if `earlier` is later.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
 }
 
 #[cfg(test)]
@@ -51,6 +57,8 @@ mod tests {
         assert_eq!(Seconds(5).since(Seconds(9)), 0);
         assert_eq!(Seconds(9).since(Seconds(5)), 4);
         assert_eq!(Seconds(u32::MAX).plus(10), Seconds(u32::MAX));
+        assert_eq!(Millis(5).since(Millis(9)), 0);
+        assert_eq!(Millis(9).since(Millis(5)), 4);
     }
 
     #[test]

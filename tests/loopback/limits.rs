@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
+use throng::limits::WRITES_AT_EASE_MAX;
 use throng::rng::Rng;
 use throng::wire::announce::{Announce, NumWant};
 use throng::wire::id::InfoHash;
@@ -152,6 +153,37 @@ fn every_state_of_a_connection_has_a_deadline() {
     eventually("all are counted", PATIENCE, || throng.metric("http_connections_timed_out") >= 6);
 }
 
+#[test]
+fn the_more_do_not_read_the_less_time_they_have() {
+    let Some(throng) = start(&["workers=1", "http.max_connections_per_address=0"]) else { return };
+    // Many peers, so that short requests have long answers.
+    let (hash, target) = (random_hash(&mut Rng::new(21)), throng.http[0]);
+    let udp = Udp::connect(throng.udp[0]);
+    for port in 26_000..26_200 {
+        udp.announce(&leecher(hash, port));
+    }
+    let many = Announce { num_want: NumWant::Count(200), ..leecher(hash, 25_999) };
+    let requests = get(&announce_target(&many).replace("compact=1", "compact=0")).repeat(64);
+    let open = || {
+        let mut stream = narrow_connection(target);
+        stream.set_nonblocking(true).expect("an option");
+        stream.write_all(&requests).expect("there is room for some requests");
+        stream
+    };
+    let timed_out = || throng.metric("http_connections_timed_out");
+    let mut streams: Vec<_> = (0..WRITES_AT_EASE_MAX - 16).map(|_| open()).collect();
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(timed_out(), 0, "not while they are few");
+    let more = 80;
+    streams.extend((0..more).map(|_| open()));
+    eventually("as many as are too many end", PATIENCE, || timed_out() >= more - 16);
+    // And no more than that, but for some that end together.
+    thread::sleep(Duration::from_secs(2));
+    assert!(timed_out() < more + 16, "{} have ended", timed_out());
+    assert_eq!(Http::connect(target).announce(&many).leechers, 201);
+    drop(streams);
+}
+
 /// Opens `count` connections and returns those that are still open when the child has looked.
 fn flood(target: SocketAddr, count: usize, open_at_most: usize) -> Vec<TcpStream> {
     let connect = || TcpStream::connect_timeout(&target, PATIENCE);
@@ -176,9 +208,12 @@ fn assert_serves(throng: &Throng, old: &mut [Http]) {
 
 fn assert_accepts_again(throng: &Throng) {
     eventually("new connections are served", PATIENCE, || {
-        let mut connection = Http::connect(throng.http[0]);
-        let sent = connection.stream.write_all(&get("/scrape"));
-        sent.and_then(|()| connection.try_receive(false)).is_ok()
+        // Who is refused may be told so before the connection is made.
+        let made = TcpStream::connect_timeout(&throng.http[0], PATIENCE);
+        made.map(Http::over).is_ok_and(|mut connection| {
+            let sent = connection.stream.write_all(&get("/scrape"));
+            sent.and_then(|()| connection.try_receive(false)).is_ok()
+        })
     });
 }
 
@@ -198,7 +233,10 @@ fn withstands(throng: &Throng, old: usize, count: usize, open_at_most: usize) {
     // Idle but for a connection now and then.
     let (ticks, began) = (throng.cpu_ticks(), Instant::now());
     while began.elapsed() < Duration::from_secs(1) {
-        let _ = TcpStream::connect_timeout(&throng.http[0], PATIENCE).expect("the kernel takes it");
+        // It may be refused before we are told that it was made.
+        let made = TcpStream::connect_timeout(&throng.http[0], PATIENCE).map(drop);
+        let made = made.map_err(|error| error.kind());
+        assert!(matches!(made, Ok(()) | Err(ErrorKind::ConnectionReset)), "{made:?}");
         thread::sleep(Duration::from_millis(20));
     }
     let percent = throng.cpu_ticks() - ticks;

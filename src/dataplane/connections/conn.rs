@@ -38,6 +38,12 @@ pub(super) enum State {
     Closing,
 }
 
+/// When it is closed, the other side is told at once that all is over, and nothing is kept.
+pub(super) fn reset_at_end(stream: &OwnedFd) {
+    // What is refused here is closed in order.
+    let _ = sockopt::set_socket_linger(stream, Some(Duration::ZERO));
+}
+
 /// What happens when everything that has been written has gone.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum After {
@@ -100,6 +106,8 @@ pub(super) struct Conn {
     pub reading: bool,
     /// A write is in flight, of bytes behind so many that had gone before.
     pub writing: Option<usize>,
+    /// When that began, or the first of several for what it has been told at once.
+    pub write_began: Millis,
     pub web: Option<Box<Web>>,
 }
 
@@ -115,8 +123,6 @@ pub(super) struct Web {
     pub pinged: Millis,
     /// When the message that has not ended began.
     pub message_began: Option<Millis>,
-    /// When the write in flight began.
-    pub write_began: Millis,
 }
 
 impl Conn {
@@ -158,10 +164,9 @@ impl Conn {
         self.web.is_some() && self.output.len() > WEB_QUEUE_BYTES_MAX
     }
 
-    /// When it is closed, the other side is told at once that all is over, and nothing is kept.
+    /// See [`reset_at_end`].
     pub fn reset_at_end(&self) {
-        // What is refused here is closed in order.
-        let _ = sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
+        reset_at_end(&self.stream);
     }
 
     pub fn has_output(&self) -> bool {
@@ -198,14 +203,15 @@ impl Conn {
 
     /// From now on it has the time that there is for a write; not if this is only a further piece
     /// of what it has been told, lest who takes a piece now and then could go on for long.
-    pub fn begin_write(&mut self, now: Millis, limits: &Limits) {
-        if self.unsent.is_some() {
-            return;
+    pub fn begin_write(&mut self, now: Millis) {
+        if self.unsent.is_none() {
+            self.write_began = now;
         }
-        match &mut self.web {
-            Some(web) => web.write_began = now,
-            None => self.deadline = now.plus(limits.write_secs),
-        }
+    }
+
+    /// Whether a write is in flight that should be over by now.
+    pub fn is_write_late(&self, now: Millis, write_millis: u64) -> bool {
+        self.writing.is_some() && now.since(self.write_began) >= write_millis
     }
 
     pub fn write(&mut self, token: Token, ring: &mut Ring) {
@@ -231,7 +237,6 @@ impl Conn {
             asked: now,
             pinged: now,
             message_began: None,
-            write_began: now,
         }));
     }
 
@@ -250,12 +255,10 @@ impl Conn {
     }
 
     /// What time demands of a WebSocket.
-    pub fn look_after(&mut self, now: Millis, limits: &Limits) -> Step {
+    pub fn look_after(&mut self, now: Millis, limits: &Limits, write_millis: u64) -> Step {
         let late = |since: Millis, secs: u32| now >= since.plus(secs);
-        let Some(web) = &mut self.web else { return Step::Close };
-        if self.writing.is_some() && late(web.write_began, limits.write_secs) {
-            return Step::Close;
-        }
+        let is_write_late = self.is_write_late(now, write_millis);
+        let Some(web) = self.web.as_mut().filter(|_| !is_write_late) else { return Step::Close };
         match web.life {
             // The other side does not answer our close, or does not take the last of what we say.
             Life::Closing | Life::Ended if late(web.asked, WEB_CLOSE_SECONDS) => Step::Close,
@@ -320,6 +323,7 @@ mod tests {
             unsent: None,
             reading: true,
             writing: None,
+            write_began: second_of(0),
             web: None,
         };
         conn.open_web(second_of(0));
@@ -329,18 +333,24 @@ mod tests {
     #[test]
     fn further_pieces_of_an_answer_get_no_further_time() {
         let mut conn = opened();
-        conn.begin_write(second_of(3), &LIMITS);
-        assert_eq!(conn.web_mut().write_began, second_of(3));
+        conn.begin_write(second_of(3));
+        assert_eq!(conn.write_began, second_of(3));
         conn.unsent = Some((vec![0; 2 * WRITE_BYTES], WRITE_BYTES));
-        conn.begin_write(second_of(4), &LIMITS);
-        assert_eq!(conn.web_mut().write_began, second_of(3), "it is the same answer");
-
-        conn.web = None;
-        conn.begin_write(second_of(5), &LIMITS);
-        assert_eq!(conn.deadline, second_of(0), "it is the same answer");
+        conn.begin_write(second_of(4));
+        assert_eq!(conn.write_began, second_of(3), "it is the same answer");
         conn.unsent = None;
-        conn.begin_write(second_of(6), &LIMITS);
-        assert_eq!(conn.deadline, second_of(6 + LIMITS.write_secs));
+        conn.begin_write(second_of(6));
+        assert_eq!(conn.write_began, second_of(6));
+    }
+
+    #[test]
+    fn a_write_is_late_when_its_time_is_over_and_it_is_still_in_flight() {
+        let mut conn = opened();
+        conn.begin_write(second_of(3));
+        assert!(!conn.is_write_late(second_of(9), 2_000), "it has gone");
+        conn.writing = Some(0);
+        assert!(!conn.is_write_late(Millis(second_of(5).0 - 1), 2_000));
+        assert!(conn.is_write_late(second_of(5), 2_000));
     }
 
     /// Looks after a connection once a second until it is closed; `each` does what the other side
@@ -353,7 +363,7 @@ mod tests {
         for second in 1..2_000 {
             let now = second_of(second);
             each(second, conn.web_mut());
-            match conn.look_after(now, &LIMITS) {
+            match conn.look_after(now, &LIMITS, LIMITS.write_millis(0)) {
                 Step::Nothing => assert_eq!(conn.output, b""),
                 Step::Both => sent.push((second, std::mem::take(&mut conn.output))),
                 Step::Close => return (sent, second),
@@ -390,7 +400,7 @@ mod tests {
         assert_eq!(end, 5 + LIMITS.idle_secs);
 
         let mut conn = opened();
-        (conn.writing, conn.web_mut().write_began) = (Some(0), second_of(3));
+        (conn.writing, conn.write_began) = (Some(0), second_of(3));
         let (sent, end) = look_after(&mut conn, |second, web| web.heard = second_of(second));
         assert_eq!((sent, end), (vec![], 3 + LIMITS.write_secs));
     }

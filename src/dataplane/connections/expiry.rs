@@ -90,13 +90,15 @@ impl Connections {
         tracker: &mut Tracker,
         ring: &mut Ring,
     ) -> bool {
+        let write_millis = self.limits.write_millis(self.writes);
         let Some(Slot { generation, conn }) = self.slots.get_mut(index) else { return false };
         let Some(conn) = conn.as_mut() else { return false };
         let slot = u32::try_from(index).expect("bounded by descriptors");
         let token = Token::new(slot, *generation);
         let step = match conn.state {
-            State::Open => conn.look_after(now, &self.limits),
-            State::Closing => Step::Nothing,
+            State::Open => conn.look_after(now, &self.limits, write_millis),
+            State::Writing if conn.is_write_late(now, write_millis) => Step::Close,
+            State::Writing | State::Closing => Step::Nothing,
             _ if now < conn.deadline => Step::Nothing,
             State::Waiting { head_only, .. } => {
                 let status = tracker.handle_late_http(conn.client, &mut self.body);
@@ -110,7 +112,7 @@ impl Connections {
                 conn.reset_at_end();
                 Step::Close
             }
-            State::Reading | State::Writing | State::Draining => Step::Close,
+            State::Reading | State::Draining => Step::Close,
         };
         let is_late = u64::from(step == Step::Close);
         tracker.counters_mut().http_connections_timed_out[0] += is_late;

@@ -17,6 +17,7 @@
 //!    `-> Closing -> closed                             at a deadline
 //! ```
 
+mod admission;
 mod conn;
 mod crowd;
 mod expiry;
@@ -26,7 +27,6 @@ mod serving;
 mod tls;
 mod websocket;
 
-use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
@@ -34,6 +34,8 @@ use std::time::Instant;
 use rustix::net::Shutdown;
 use rustls::ServerConfig;
 
+use self::admission::Admitted;
+pub use self::admission::Refused;
 use self::conn::{After, Conn, State, Step};
 use self::crowd::Crowd;
 use self::expiry::Pass;
@@ -43,7 +45,10 @@ use self::serving::Serving;
 use self::tls::Tls;
 use self::websocket::Reason;
 use super::ring::{Ring, Token};
-use crate::limits::{PENDING_SCRAPE_SECONDS, WEB_QUEUE_BYTES_MAX, WEB_RELAYED_BYTES_MAX};
+use crate::limits::{
+    HURRIED_WRITE_MILLIS, PENDING_SCRAPE_SECONDS, WEB_QUEUE_BYTES_MAX, WEB_RELAYED_BYTES_MAX,
+    WRITES_AT_EASE_MAX,
+};
 use crate::time::Millis;
 use crate::tracker::published::Pages;
 use crate::tracker::{Effects, Tracker, WebKind};
@@ -74,8 +79,19 @@ pub struct Limits {
     pub idle_secs: u32,
     /// Seconds a WebSocket may be without a message: longer than its peers wait between two.
     pub web_idle_secs: u32,
-    /// Seconds for what has been written to be taken.
+    /// Seconds for what has been written to be taken; see [`WRITES_AT_EASE_MAX`].
     pub write_secs: u32,
+}
+
+impl Limits {
+    /// Milliseconds for what has been written to be taken while so many writes are in flight.
+    const fn write_millis(&self, writes: usize) -> u64 {
+        if writes > WRITES_AT_EASE_MAX {
+            HURRIED_WRITE_MILLIS
+        } else {
+            self.write_secs as u64 * 1_000
+        }
+    }
 }
 
 /// What stands between the clients of a listener and HTTP.
@@ -89,21 +105,6 @@ pub struct Listening {
     pub forwarded: bool,
 }
 
-/// Why a connection is not taken.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Refused {
-    /// There are as many as may be.
-    Full,
-    /// Its address has as many as it may.
-    Crowded,
-    /// Its address has opened as many of late as it may.
-    TooFast,
-    /// The operator does not want to hear from its address.
-    Banned,
-    /// It is no trusted proxy's, or its other side has gone already.
-    Unwanted,
-}
-
 /// All connections of one core.
 #[derive(Debug)]
 pub struct Connections {
@@ -111,6 +112,8 @@ pub struct Connections {
     slots: Places,
     free: Vec<u32>,
     spare: Vec<Vec<u8>>,
+    /// Writes in flight.
+    writes: usize,
     /// Where the tracker writes a body.
     body: Vec<u8>,
     /// WebSockets that have been closed, of which the tracker has not been told.
@@ -133,6 +136,7 @@ impl Connections {
             slots: Places::default(),
             free: Vec::new(),
             spare: Vec::new(),
+            writes: 0,
             body: Vec::new(),
             closed: Vec::new(),
             crowd: Crowd::new(limits.per_address_max),
@@ -185,7 +189,7 @@ impl Connections {
     /// Takes a new connection.
     ///
     /// # Errors
-    /// Why not; it is closed.
+    /// Why not; it is reset.
     pub fn accepted(
         &mut self,
         now: Millis,
@@ -193,32 +197,27 @@ impl Connections {
         tracker: &mut Tracker,
         ring: &mut Ring,
     ) -> Result<(), Refused> {
-        if self.is_full() {
-            return Err(Refused::Full);
+        match self.admit(now, &stream, listening, tracker) {
+            Ok(admitted) => {
+                self.take(now, stream, listening, admitted, ring);
+                Ok(())
+            }
+            Err(refused) => {
+                conn::reset_at_end(&stream);
+                Err(refused)
+            }
         }
-        let peer = peer_of(&stream).ok_or(Refused::Unwanted)?;
-        if tracker.bans(peer) {
-            return Err(Refused::Banned);
-        }
-        let Listening { tls, proxy_protocol, forwarded } = listening;
-        let trusted = (proxy_protocol || forwarded) && tracker.policy().is_trusted_proxy(peer);
-        if proxy_protocol && !trusted {
-            tracker.counters_mut().http_proxy_headers_refused[0] += 1;
-            return Err(Refused::Unwanted);
-        }
-        // A trusted proxy speaks for many.
-        let counted = (!trusted).then_some(peer);
-        if counted.is_some_and(|peer| !tracker.admits_connection(now.seconds(), peer)) {
-            return Err(Refused::TooFast);
-        }
-        let tls = match (tls, &self.tls) {
-            (false, _) => None,
-            (true, Some(config)) => Some(Tls::new(config.clone())),
-            (true, None) => return Err(Refused::Unwanted),
-        };
-        if counted.is_some_and(|peer| !self.crowd.enter(peer)) {
-            return Err(Refused::Crowded);
-        }
+    }
+
+    fn take(
+        &mut self,
+        now: Millis,
+        stream: OwnedFd,
+        listening: Listening,
+        Admitted { peer, counted, tls }: Admitted,
+        ring: &mut Ring,
+    ) {
+        let Listening { proxy_protocol, forwarded, .. } = listening;
         let layer = (proxy_protocol || tls.is_some())
             .then(|| Box::new(Layer { before_header: proxy_protocol, tls }));
         let secs = if layer.is_some() { self.limits.head_secs } else { self.limits.idle_secs };
@@ -249,9 +248,9 @@ impl Connections {
             unsent: None,
             reading: true,
             writing: None,
+            write_began: now,
             web: None,
         });
-        Ok(())
     }
 
     /// There was no buffer to read into, and there may be one now.
@@ -401,6 +400,7 @@ impl Connections {
         tracker: &mut Tracker,
         effects: &mut impl Effects,
     ) -> Progress {
+        self.writes -= 1;
         let Some(conn) = find(&mut self.slots, token) else { return Progress(Step::Close) };
         let (Some(before), Ok(count)) = (conn.writing.take(), result) else {
             return Progress(Step::Close);
@@ -469,8 +469,9 @@ impl Connections {
             Step::Nothing => {}
             Step::Write => {
                 conn.state = State::Writing;
-                conn.begin_write(now, &self.limits);
+                conn.begin_write(now);
                 conn.write(token, ring);
+                self.writes += 1;
             }
             Step::Wait => conn.deadline = now.plus(WAIT_SECONDS),
             Step::Both => {
@@ -478,8 +479,9 @@ impl Connections {
                 recycle(&mut self.spare, std::mem::take(&mut conn.input));
                 if conn.writing.is_none() {
                     if conn.has_output() {
-                        conn.begin_write(now, &self.limits);
+                        conn.begin_write(now);
                         conn.write(token, ring);
+                        self.writes += 1;
                     } else {
                         recycle(&mut self.spare, std::mem::take(&mut conn.output));
                     }
@@ -582,9 +584,4 @@ fn recycle(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
         buffer.clear();
         spare.push(buffer);
     }
-}
-
-fn peer_of(stream: &OwnedFd) -> Option<IpAddr> {
-    let address = rustix::net::getpeername(stream).ok()??;
-    SocketAddr::try_from(address).ok().map(|address| address.ip().to_canonical())
 }

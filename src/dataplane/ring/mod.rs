@@ -55,6 +55,9 @@ const _: () = assert!(2 * STREAM_BUFFER_BYTES >= HTTP_HEAD_BYTES_MAX);
 /// Connections that may be on their way out at once: see [`Ring::refuse`].
 const REFUSALS: u32 = 64;
 
+/// Of a socket: what is closed is over at once, and the other side is told so.
+static NO_LINGER: libc::linger = libc::linger { l_onoff: 1, l_linger: 0 };
+
 /// How much of what is queued for connections one enter hands to the kernel: it sends at once,
 /// which takes microseconds each, and datagrams wait meanwhile.
 const SUBMISSIONS_MAX: u32 = 8;
@@ -192,14 +195,17 @@ impl Ring {
         self.for_connections.push(entry);
     }
 
-    /// Closes the connection that a completion of [`Ring::refuse`] brought.
+    /// Resets the connection that a completion of [`Ring::refuse`] brought; kernels before Linux
+    /// 6.7 close it in order.
     pub fn close_refused(&mut self, completion: &Completion) {
         assert!(matches!(completion.operation, Operation::Refuse(_)));
-        if let Ok(place) = completion.result() {
-            let entry = opcode::Close::new(Fixed(place))
-                .build()
-                .user_data(Operation::Cancel.to_user_data());
-            self.for_connections.push(entry);
+        let Ok(place) = completion.result() else { return };
+        let (level, option) = (libc::SOL_SOCKET.unsigned_abs(), libc::SO_LINGER.unsigned_abs());
+        let len = u32::try_from(size_of_val(&NO_LINGER)).expect("8");
+        let value = (&raw const NO_LINGER).cast();
+        let no_linger = opcode::SetSockOpt::new(Fixed(place), level, option, value, len).build();
+        for entry in [no_linger, opcode::Close::new(Fixed(place)).build()] {
+            self.for_connections.push(entry.user_data(Operation::Cancel.to_user_data()));
         }
     }
 
