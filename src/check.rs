@@ -35,7 +35,7 @@ pub const LOCKED_BYTES_MIN: u64 = 512 * 1_024;
 const WORKER_LOCKED_BYTES: u64 = 1_024 * 1_024;
 /// Descriptors of one worker: rings, eventfds, listeners, timers.
 const WORKER_FILES: u64 = 64;
-/// Descriptors of the rest: standard streams, logs, admin listeners, files being read.
+/// Descriptors of the rest: standard streams, logs, admin listeners, tables of `/proc`, lists.
 const RESERVE_FILES: u64 = 32;
 /// Operators may have this part of all descriptors, and so many at the least and at the most.
 const ADMIN_PART: u64 = 32;

@@ -3,22 +3,24 @@
 //! Datagrams that the kernel drops reach no worker, so no worker can count them; nor does a worker
 //! know how long it waited for its CPU. What cannot be read is left out.
 
-use std::fs::{File, read_dir};
-use std::io::{self, Read};
+use std::fs::{File, read_dir, read_to_string};
+use std::io;
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{fstat, stat};
+use rustix::param::page_size;
 
 use crate::wire::addr::Family;
 
-/// Room for a file: what takes more reads is looked up in the kernel's tables for each of them.
-const FILE_BYTES: usize = 16 * 1_024;
-/// Between two tables. One after the other they take a millisecond, and a worker that wakes up
+/// Room for a table: one that takes more reads is made again for each of them.
+const TABLE_BYTES: usize = 16 * 1_024;
+/// Between two tables. One after the other they take half a millisecond, and a worker that wakes up
 /// meanwhile may have to wait for that, though its priority is better.
 const BREATH: Duration = Duration::from_millis(1);
 
@@ -83,18 +85,34 @@ pub struct Reading {
     pub open_files: Option<u64>,
 }
 
-/// Reads what the kernel says.
-#[derive(Clone, Debug)]
+/// Reads what the kernel says. It opens all files once: to open one takes the kernel longer than to
+/// read it, and a descriptor that may not be there later.
+#[derive(Debug)]
 pub struct Reader {
-    watched: Arc<[Watched]>,
-    workers: usize,
+    watched: Vec<Watched>,
+    snmp: Table,
+    snmp6: Table,
+    netstat: Table,
+    udp: [Table; 2],
+    memory: Table,
+    /// Of each worker, once it runs.
+    threads: Mutex<Vec<Option<Table>>>,
 }
 
 impl Reader {
     /// For these sockets, and for so many workers in threads called `throng-0` and so on.
     #[must_use]
     pub fn new(watched: Vec<Watched>, workers: usize) -> Self {
-        Self { watched: watched.into(), workers }
+        let net = |name| Table::open(&Path::new("/proc/self/net").join(name));
+        Self {
+            watched,
+            snmp: net("snmp"),
+            snmp6: net("snmp6"),
+            netstat: net("netstat"),
+            udp: [net("udp"), net("udp6")],
+            memory: Table::open(Path::new("/proc/self/statm")),
+            threads: Mutex::new((0..workers).map(|_| None).collect()),
+        }
     }
 
     /// The sockets that are watched.
@@ -106,10 +124,13 @@ impl Reader {
     /// What the kernel says now. Takes some milliseconds, which the calling thread sleeps.
     #[must_use]
     pub fn read(&self) -> Reading {
-        let (snmp, snmp6, netstat) =
-            (table("/proc/net/snmp"), table("/proc/net/snmp6"), table("/proc/net/netstat"));
-        let tables = [table("/proc/net/udp"), table("/proc/net/udp6")];
-        let status = table("/proc/self/status");
+        let after_a_pause = |table: &Table| {
+            thread::sleep(BREATH);
+            table.text()
+        };
+        let [snmp, snmp6, netstat] = [&self.snmp, &self.snmp6, &self.netstat].map(after_a_pause);
+        let udp = self.udp.each_ref().map(after_a_pause);
+        let socket = |watched: &Watched| socket(&udp[watched.family as usize], watched.inode);
         Reading {
             udp_buffer_errors: [
                 counter(&snmp, "Udp:", "RcvbufErrors"),
@@ -117,28 +138,49 @@ impl Reader {
             ],
             listen_overflows: counter(&netstat, "TcpExt:", "ListenOverflows"),
             listen_drops: counter(&netstat, "TcpExt:", "ListenDrops"),
-            sockets: self
-                .watched
-                .iter()
-                .map(|watched| socket(&tables[watched.family as usize], watched.inode))
-                .collect(),
-            threads: thread_times(Path::new("/proc/self/task"), self.workers),
-            resident_bytes: word_behind(&status, "VmRSS:").map(|kibibytes| kibibytes * 1_024),
+            sockets: self.watched.iter().map(socket).collect(),
+            threads: self.thread_times(),
+            resident_bytes: resident_bytes(&self.memory.text()),
             open_files: open_files(),
         }
     }
+
+    fn thread_times(&self) -> Vec<Option<ThreadTime>> {
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        if threads.iter().any(Option::is_none) {
+            find_threads(Path::new("/proc/self/task"), &mut threads);
+        }
+        threads.iter().map(|table| thread_time(&table.as_ref()?.text())).collect()
+    }
 }
 
-/// A table, after a pause.
-fn table(path: &str) -> String {
-    thread::sleep(BREATH);
-    text_of(Path::new(path))
-}
+/// A file that is read again and again; empty if it could not be opened.
+#[derive(Debug)]
+struct Table(Option<File>);
 
-fn text_of(path: &Path) -> String {
-    let mut text = String::with_capacity(FILE_BYTES);
-    let read = File::open(path).and_then(|mut file| file.read_to_string(&mut text));
-    if read.is_ok() { text } else { String::new() }
+impl Table {
+    fn open(path: &Path) -> Self {
+        Self(File::open(path).ok())
+    }
+
+    /// What is in it now; nothing if that cannot be read.
+    fn text(&self) -> String {
+        let Some(file) = &self.0 else { return String::new() };
+        let (mut bytes, mut len) = (vec![0; TABLE_BYTES], 0);
+        loop {
+            match file.read_at(&mut bytes[len..], len as u64) {
+                Ok(0) => break,
+                Ok(count) => len += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return String::new(),
+            }
+            if bytes.len() - len < TABLE_BYTES / 2 {
+                bytes.resize(bytes.len() + TABLE_BYTES, 0);
+            }
+        }
+        bytes.truncate(len);
+        String::from_utf8(bytes).unwrap_or_default()
+    }
 }
 
 /// The size of the folder of open files is their number, since Linux 6.2. To count them would take
@@ -156,7 +198,7 @@ fn counter(text: &str, table: &str, name: &str) -> Option<u64> {
     lines.next()?.split_ascii_whitespace().nth(at)?.parse().ok()
 }
 
-/// The number behind `name`, which begins its line: `/proc/net/snmp6`, `/proc/self/status`.
+/// The number behind `name`, which begins its line: `/proc/net/snmp6`.
 fn word_behind(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| {
         let mut words = line.split_ascii_whitespace();
@@ -177,23 +219,28 @@ fn socket(table: &str, inode: u64) -> Option<Socket> {
     })
 }
 
-/// The times of the workers' threads, which are told by their names. A worker's executor has a
-/// thread of the same name for calls that block, of which there are none: the busier one is meant.
-fn thread_times(tasks: &Path, workers: usize) -> Vec<Option<ThreadTime>> {
-    let mut times: Vec<Option<ThreadTime>> = vec![None; workers];
+/// Finds the threads of workers, which are told by their names. A worker's executor has a thread of
+/// the same name for calls that block, of which there are none: the busier one is meant.
+fn find_threads(tasks: &Path, threads: &mut [Option<Table>]) {
+    let mut most = vec![0; threads.len()];
     for task in read_dir(tasks).into_iter().flatten().flatten() {
-        let file = |name| text_of(&task.path().join(name));
-        let worker = file("comm").trim_end().strip_prefix("throng-").map(str::parse::<usize>);
-        if let Some(Ok(worker)) = worker
-            && let Some(time) = times.get_mut(worker)
+        let name = read_to_string(task.path().join("comm")).unwrap_or_default();
+        let worker = name.trim_end().strip_prefix("throng-").map(str::parse::<usize>);
+        let Some(Ok(worker)) = worker else { continue };
+        let table = Table::open(&task.path().join("schedstat"));
+        if let (Some(thread), Some(most)) = (threads.get_mut(worker), most.get_mut(worker))
+            && let Some(time) = thread_time(&table.text())
+            && time.ran > *most
         {
-            let other = thread_time(&file("schedstat"));
-            if other.map(|other| other.ran) > time.map(|time| time.ran) {
-                *time = other;
-            }
+            (*thread, *most) = (Some(table), time.ran);
         }
     }
-    times
+}
+
+/// `/proc/PID/statm`: pages of address space, pages in use, and more.
+fn resident_bytes(statm: &str) -> Option<u64> {
+    let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * page_size() as u64)
 }
 
 /// `/proc/PID/task/TID/schedstat`: nanoseconds on a CPU, nanoseconds ready, and turns.
@@ -234,8 +281,9 @@ pointer drops\n  \
         assert_eq!(counter("Udp: RcvbufErrors\n", "Udp:", "RcvbufErrors"), None);
         let snmp6 = "Udp6RcvbufErrors                \t7\nUdp6RcvbufErrorsToo 8\n";
         assert_eq!(word_behind(snmp6, "Udp6RcvbufErrors"), Some(7));
-        assert_eq!(word_behind("VmPeak:\t 9 kB\nVmRSS:\t  12 kB\n", "VmRSS:"), Some(12));
-        assert_eq!(word_behind("VmRSS:\n", "VmRSS:"), None);
+        assert_eq!(word_behind("Udp6RcvbufErrors\n", "Udp6RcvbufErrors"), None);
+        assert_eq!(resident_bytes("900 12 5 1 0 3 0\n"), Some(12 * page_size() as u64));
+        assert_eq!(resident_bytes("900\n"), None);
         let first = Socket { drops: 17, waiting_bytes: 0xA00 };
         assert_eq!(socket(UDP, 25_310), Some(first));
         assert_eq!(socket(UDP, 25_311), Some(Socket::default()));
@@ -276,7 +324,7 @@ pointer drops\n  \
             while Instant::now() < end {
                 std::hint::black_box(());
             }
-            thread_times(Path::new("/proc/self/task"), 3)
+            Reader::new(Vec::new(), 3).thread_times()
         };
         let thread = std::thread::Builder::new().name("throng-1".to_owned()).spawn(busy);
         let times = thread.expect("a thread").join().expect("no panic");

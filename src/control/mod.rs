@@ -59,7 +59,7 @@ pub struct State {
     started_at: f64,
     /// Where peers are served, in words.
     listeners: Arc<[String]>,
-    reader: Reader,
+    reader: Arc<Reader>,
     known: Arc<Mutex<Known>>,
     /// The newest sample with everything that belongs to it, in JSON.
     news: Sender<Arc<str>>,
@@ -137,7 +137,7 @@ impl State {
             started,
             started_at: seconds_since_1970(),
             listeners: listeners.into(),
-            reader,
+            reader: Arc::new(reader),
             known: Arc::new(Mutex::new(known)),
             news: Sender::new("".into()),
             ask,
