@@ -103,18 +103,26 @@ const RECEIVE_BUFFER_BYTES: usize = 2 << 20;
 /// rounds may be tried for that.
 const ANSWERS_MIN: u64 = 2_000;
 const TRIES: usize = 3;
-/// What is told of the latencies of a round; the last is judged.
+/// What is told of the latencies of a round; nearly always the last is judged.
 const QUANTILES: [f64; 3] = [0.5, 0.99, 0.999];
-/// How much worse the 99.9th percentile may be than beside no attack at all.
+/// How much worse that may be than beside no attack at all.
 const RATIO_MAX: f64 = 2.0;
+/// How much worse it may be beside handshakes of TLS: nothing interrupts one, which takes 0.15 ms,
+/// so where they take half of the CPU one in fifty datagrams waits for one.
+const HANDSHAKES_RATIO_MAX: f64 = 4.0;
+/// Beside operators another percentile is judged. They are trusted, they share the worker's CPU
+/// only here, and the scheduler lets them go on now and then while a worker is ready.
+const OPERATORS_QUANTILE: usize = 1;
 /// How much of what the largest attack took the server may keep until it is used again.
 const KEPT_MAX: f64 = 0.5;
 /// And how much more, whatever it took: bytes.
 const SLACK_BYTES: f64 = 16.0 * 1_048_576.0;
 /// Files that a server may open which is to run short of them.
 const FILES: u32 = 300;
-/// The name of that attack.
+/// Names of attacks.
 const FLOOD: &str = "new swarms";
+const HANDSHAKES: &str = "handshakes";
+const OPERATORS: &str = "operators";
 const HANDSHAKES_PER_SECOND: u64 = 1_000;
 
 fn main() {
@@ -229,25 +237,30 @@ impl Siege {
         if self.options.wants(FLOOD) {
             ratios.push((FLOOD, self.measure_flood(&mut peak)));
         }
-        if self.options.wants("handshakes") {
-            ratios.push(("handshakes", self.measure_handshakes(&mut peak)));
+        if self.options.wants(HANDSHAKES) {
+            ratios.push((HANDSHAKES, self.measure_handshakes(&mut peak)));
         }
         assert!(!ratios.is_empty(), "no attack is called so");
-        none = none.max(self.measure(&nothing(), &mut peak)).max(1.0);
+        for (none, again) in none.iter_mut().zip(self.measure(&nothing(), &mut peak)) {
+            *none = none.max(again).max(1.0);
+        }
         let kept = memory::resident_bytes(self.server.pid()).saturating_sub(before);
         let taken = peak - before;
         println!("\nof {taken} bytes that an attack took the server keeps {kept} until it is busy");
         if self.options.whole {
             assert!(kept as f64 <= KEPT_MAX * taken as f64 + SLACK_BYTES, "{kept} bytes are kept");
-            for (name, ratio) in ratios {
-                let ratio = ratio / none;
-                assert!(ratio < RATIO_MAX, "{name}: UDP waits {ratio:.2} times as long");
-            }
+            let judged = ratios.into_iter().map(|(name, ratios)| {
+                let (quantile, most) = goal(name);
+                (name, ratios[quantile] / none[quantile], most)
+            });
+            let missed: Vec<_> =
+                judged.filter(|(_, ratio, most)| ratio.is_nan() || ratio >= most).collect();
+            assert!(missed.is_empty(), "UDP waits too long (so many times, of): {missed:.2?}");
         }
     }
 
-    /// How much longer UDP waits.
-    fn measure(&self, attack: &Attack, peak: &mut u64) -> f64 {
+    /// How much longer UDP waits, of [`QUANTILES`].
+    fn measure(&self, attack: &Attack, peak: &mut u64) -> [f64; 3] {
         let server = if attack.goes_to == Door::Narrow { &self.narrow } else { &self.server };
         let target = match attack.goes_to {
             Door::Tls => tls(server.address),
@@ -286,7 +299,7 @@ impl Siege {
         thread::sleep(if self.options.whole { REST } else { Duration::ZERO });
     }
 
-    fn measure_flood(&self, peak: &mut u64) -> f64 {
+    fn measure_flood(&self, peak: &mut u64) -> [f64; 3] {
         let refused = |server: &Server| server.metric("refusals", "reason=\"new_swarms\"");
         let before = refused(&self.server);
         let mut rounds = Rounds::new(self, &self.server);
@@ -305,7 +318,7 @@ impl Siege {
         rounds.report(FLOOD)
     }
 
-    fn measure_handshakes(&self, peak: &mut u64) -> f64 {
+    fn measure_handshakes(&self, peak: &mut u64) -> [f64; 3] {
         let (server, certificates) = (&self.server, &self.certificates);
         let pause = self.options.length / 8;
         let pid = i32::try_from(server.pid()).ok().and_then(Pid::from_raw).expect("a process");
@@ -338,7 +351,16 @@ impl Siege {
             assert!(done.done.iter().all(|count| *count > 0), "{:?}", done.done);
         }
         *peak = rounds.resident.max(*peak);
-        rounds.report("handshakes")
+        rounds.report(HANDSHAKES)
+    }
+}
+
+/// Which of [`QUANTILES`] is judged, and how much worse it may be.
+fn goal(name: &str) -> (usize, f64) {
+    match name {
+        OPERATORS => (OPERATORS_QUANTILE, RATIO_MAX),
+        HANDSHAKES => (QUANTILES.len() - 1, HANDSHAKES_RATIO_MAX),
+        _ => (QUANTILES.len() - 1, RATIO_MAX),
     }
 }
 
@@ -448,8 +470,8 @@ impl<'a> Rounds<'a> {
         attacker
     }
 
-    /// Prints a line and returns how much longer UDP waits.
-    fn report(self, name: &str) -> f64 {
+    /// Prints a line and returns how much longer UDP waits, of [`QUANTILES`].
+    fn report(self, name: &str) -> [f64; 3] {
         let is_measured = !self.latencies.is_empty();
         assert!(is_measured, "the host and strangers leave nothing of {name} to look at");
         let seconds = (self.options.ramp + self.options.length).as_secs_f64();
@@ -460,18 +482,18 @@ impl<'a> Rounds<'a> {
         };
         let pairs = [0, 1, 2]
             .map(|quantile| format!("{:.0}, {:.0}", middle(quantile, 0), middle(quantile, 1)));
-        // A round of which nothing is left says nothing.
-        let ratios = self.latencies.iter().map(|[.., [without, with]]| with / without);
-        let ratios: Vec<f64> = ratios.filter(|ratio| ratio.is_normal()).collect();
-        let is_known = !ratios.is_empty();
-        let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = ratios.iter().copied().fold(0.0, f64::max);
-        let ratio = if is_known { median(ratios) } else { f64::NAN };
+        let ratios = [0, 1, 2].map(|quantile: usize| {
+            let of_round = |round: &[[f64; 2]; 3]| round[quantile][1] / round[quantile][0];
+            self.latencies.iter().map(of_round).collect::<Vec<f64>>()
+        });
+        let least = ratios[2].iter().copied().fold(f64::INFINITY, f64::min);
+        let most = ratios[2].iter().copied().fold(0.0, f64::max);
+        let ratios = ratios.map(median);
         let announces = self.options.length.as_secs_f64() / PACE.as_secs_f64();
         let kept = self.kept.map(|kept| 100.0 * kept as f64 / announces / rounds);
         println!(
             "| {name} | {} | {:.0} | {:.2} | {} | {:.0}, {:.0} | {} \
-             | {ratio:.2} ({least:.2} to {most:.2}) |",
+             | {:.2} ({least:.2} to {most:.2}) |",
             self.open,
             self.ended as f64 / all_seconds,
             self.busy,
@@ -479,8 +501,9 @@ impl<'a> Rounds<'a> {
             kept[0],
             kept[1],
             pairs.join(" | "),
+            ratios[2],
         );
-        ratio
+        ratios
     }
 }
 

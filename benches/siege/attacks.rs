@@ -198,7 +198,7 @@ pub fn attacks() -> Vec<Attack> {
             Manner { connections: 10_000, opens: 2_000, script: |_| HELLO.to_vec(), ..QUIET },
         ),
         attack(
-            "operators",
+            super::OPERATORS,
             Door::Admin,
             None,
             Manner {
