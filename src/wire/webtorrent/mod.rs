@@ -37,7 +37,7 @@ pub use client::{
     Relayed, TrackerMessage, write_announce_request, write_answer_request, write_offer_id,
     write_scrape_request,
 };
-pub use request::{Answer, Offer, OfferId, Request, WebAnnounce, nesting};
+pub use request::{Answer, Offer, OfferId, Request, WebAnnounce, is_deeper};
 pub use write::{
     Row, write_announce_reply, write_answer, write_failure, write_offer, write_scrape_reply,
 };

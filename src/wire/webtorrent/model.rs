@@ -165,7 +165,7 @@ pub fn check(bytes: &[u8]) {
     if is_json && serde_json::from_str::<Value>(text).is_err() {
         return;
     }
-    if nesting(text.as_bytes()) > WEB_DEPTH_MAX {
+    if is_deeper(text.as_bytes(), WEB_DEPTH_MAX) {
         assert_eq!(read, Err(ParseError::BadJson));
     } else if read.is_err() && repeats(text) {
         // It may be wrong in another way, too, which is found first.

@@ -120,7 +120,7 @@ impl<'a> Request<'a> {
     /// is missing or wrong.
     pub fn parse(text: &'a str) -> Result<Self, ParseError> {
         // A parser written by someone else may be recursive somewhere; so may a client's.
-        let is_deep = nesting(text.as_bytes()) > WEB_DEPTH_MAX;
+        let is_deep = is_deeper(text.as_bytes(), WEB_DEPTH_MAX);
         // A list of the values, without keys, would do for `serde`.
         if is_deep || !text.trim_ascii_start().starts_with('{') {
             return Err(ParseError::BadJson);
@@ -308,18 +308,22 @@ fn each<'a>(
     Elements { count_max, take }.deserialize(&mut deserializer).ok()
 }
 
-/// The deepest nesting of lists and objects in JSON; of other bytes, anything.
+/// Whether lists and objects in JSON are nested deeper than so many levels; of other bytes,
+/// anything.
 ///
-/// Strings, which are nearly all of a message, are skipped by vector instructions.
+/// It looks no further than to the first that is. Strings, which are nearly all of a message, are
+/// skipped by vector instructions.
 #[must_use]
-pub fn nesting(text: &[u8]) -> usize {
-    let (mut depth, mut deepest, mut at) = (0_usize, 0, 0);
+pub fn is_deeper(text: &[u8], levels: usize) -> bool {
+    let (mut depth, mut at) = (0_usize, 0);
     while let Some(&byte) = text.get(at) {
         at += 1;
         match byte {
             b'{' | b'[' => {
                 depth += 1;
-                deepest = deepest.max(depth);
+                if depth > levels {
+                    return true;
+                }
             }
             b'}' | b']' => depth = depth.saturating_sub(1),
             b'"' => {
@@ -335,5 +339,5 @@ pub fn nesting(text: &[u8]) -> usize {
             _ => {}
         }
     }
-    deepest
+    false
 }
