@@ -290,3 +290,52 @@ fn head_is_get_without_the_body() {
     // Nothing was left over.
     assert_eq!(connection.get("/").status, 404);
 }
+
+#[test]
+fn nothing_of_a_request_comes_back_in_its_response() {
+    const NAMES: [&str; 15] = [
+        "info_hash",
+        "peer_id",
+        "port",
+        "uploaded",
+        "downloaded",
+        "left",
+        "event",
+        "numwant",
+        "compact",
+        "no_peer_id",
+        "ip",
+        "ipv6",
+        "key",
+        "trackerid",
+        "anything",
+    ];
+    const VALUES: [&str; 4] = ["%0d%0aX-Echo:%20echo", "%3Cscript%3Eecho", "%00echo", "<b>echo"];
+    let Some(throng) = start(&[]) else { return };
+    let (hash, mut statuses) = (random_hash(&mut Rng::new(22)), Vec::new());
+    let usual = [announce_target(&leecher(hash, 20_009)), scrape_target(&[hash])];
+    let strange = VALUES.map(|value| [format!("/{value}"), format!("/announce/{value}")]);
+    let with_one = NAMES.iter().flat_map(|name| VALUES.map(|value| format!("{name}={value}")));
+    let targets = with_one.flat_map(|one| {
+        usual.iter().flat_map(move |usual| {
+            let (path, query) = usual.split_once('?').expect("a query");
+            [format!("{usual}&{one}"), format!("{path}?{one}&{query}"), format!("{path}?{one}")]
+        })
+    });
+    let targets: Vec<String> = targets.chain(strange.into_iter().flatten()).collect();
+    let known = Http::connect(throng.http[0]).get(&usual[0]);
+    for target in targets {
+        // Some are the last request of their connection.
+        let response = Http::connect(throng.http[0]).get(&target);
+        let head = response.head.to_ascii_lowercase();
+        let body = String::from_utf8_lossy(&response.body).to_ascii_lowercase();
+        assert!(!head.contains("echo") && !body.contains("echo"), "{target}: {head}{body}");
+        if response.status == 200 {
+            assert_eq!(head.lines().count(), known.head.lines().count(), "{target}: {head}");
+        }
+        statuses.push(response.status);
+    }
+    for status in [200, 404] {
+        assert!(statuses.contains(&status), "{statuses:?}");
+    }
+}
