@@ -162,6 +162,7 @@ fn statuses() -> Vec<(&'static str, Vec<u8>, u16, Then)> {
         ("an absolute target", text("GET http://t/scrape HTTP/1.1\r\n\r\n"), 200, Then::Stays),
         ("an empty body", with_fields("Content-Length: 0\r\n"), 200, Then::Stays),
         ("an unknown path", text("GET /favicon.ico HTTP/1.1\r\n\r\n"), 404, Then::Stays),
+        ("what operators ask", text("GET /metrics HTTP/1.1\r\n\r\n"), 404, Then::Stays),
         (
             "a post",
             text("POST /announce HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc"),
