@@ -155,7 +155,8 @@ fn every_state_of_a_connection_has_a_deadline() {
 
 #[test]
 fn the_more_do_not_read_the_less_time_they_have() {
-    let Some(throng) = start(&["workers=1", "http.max_connections_per_address=0"]) else { return };
+    let settings = ["workers=1", "http.max_connections_per_address=0", "http.write_timeout=1m"];
+    let Some(throng) = start(&settings) else { return };
     // Many peers, so that short requests have long answers.
     let (hash, target) = (random_hash(&mut Rng::new(21)), throng.http[0]);
     let udp = Udp::connect(throng.udp[0]);
