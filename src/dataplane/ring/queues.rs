@@ -61,8 +61,8 @@ impl Kernel {
 
     /// Queues a request. It always succeeds: what does not fit waits for the next turn.
     ///
-    /// The callers keep the duties of `SubmissionQueue::push`: memory that `entry` names is static, or
-    /// belongs to the same [`super::Ring`] and stays untouched until the completion.
+    /// The callers keep the duties of `SubmissionQueue::push`: memory that `entry` names is static,
+    /// or belongs to the same [`super::Ring`] and stays untouched until the completion.
     pub(super) fn push(&mut self, entry: squeue::Entry) {
         self.in_flight += 1;
         if !self.backlog.is_empty() || !self.try_push(&entry) {
