@@ -1,7 +1,10 @@
 //! Listeners for proxies: who may say there who the client is, and who may not.
 
-use std::io::{self, Write};
+use std::fs;
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Instant;
 
 use socket2::{Domain, Socket, Type};
 use throng::rng::Rng;
@@ -26,6 +29,16 @@ fn try_connect_from(ip: [u8; 4], target: SocketAddr) -> io::Result<Http> {
     socket.bind(&SocketAddr::from((ip, 0)).into()).expect("loopback has many addresses");
     socket.connect(&target.into())?;
     Ok(Http::over(TcpStream::from(socket)))
+}
+
+/// Settings for a certificate that is made for one test.
+fn write_certificate(folder: &Path) -> [String; 2] {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a key");
+    let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
+    fs::write(&certificate, made.cert.pem()).expect("a folder of our own");
+    fs::write(&key, made.signing_key.serialize_pem()).expect("a folder of our own");
+    let setting = |name: &str, path: &Path| format!("tls.{name}={}", path.display());
+    [setting("certificates", &certificate), setting("keys", &key)]
 }
 
 /// The address that counts for a peer that announces with `fields` over `connection`.
@@ -63,6 +76,45 @@ fn trusted_proxies_alone_speak_for_others() {
     assert_eq!(address_of(&mut connect_from(PROXY, forwarded), said), CLIENT);
     assert_eq!(address_of(&mut connect_from(STRANGER, forwarded), said), STRANGER);
     assert_eq!(address_of(&mut connect_from(STRANGER, forwarded), ""), STRANGER);
+}
+
+/// Neither half a header nor a header with half a request may take longer than a head.
+#[test]
+fn a_header_has_the_deadline_of_the_head_behind_it() {
+    const BINARY: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0C\xCB\0\x71\x09\x7F\0\0\x01";
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let [certificate, key] = write_certificate(folder.path());
+    let settings = [
+        "http.listen=127.0.0.1:0 proxy_protocol,127.0.0.1:0 tls proxy_protocol",
+        "http.trusted_proxies=127.0.0.2/32",
+        "http.head_timeout=1s",
+        "http.idle_timeout=10m",
+        &certificate,
+        &key,
+    ];
+    let Some(throng) = start(&settings) else { return };
+    let line = b"PROXY TCP4 203.0.113.9 127.0.0.1 5000 80\r\n";
+    let request = [&line[..], b"GET /announce?"].concat();
+    let hello = [&line[..], b"\x16\x03\x01\x02\0"].concat();
+    let parts = [b"P", &line[..20], &line[..line.len() - 1], BINARY, &BINARY[..14], &BINARY[..5]];
+    let both = |part| throng.http.iter().map(move |target| (*target, part));
+    let begun = parts.into_iter().flat_map(both);
+    let begun = begun.chain([(throng.http[0], &request[..]), (throng.http[1], &hello[..])]);
+    let began = Instant::now();
+    let connections: Vec<_> = begun
+        .map(|(target, part)| {
+            let mut connection = connect_from(PROXY, target);
+            connection.send(part);
+            (connection, part)
+        })
+        .collect();
+    let count = connections.len() as u64;
+    for (mut connection, part) in connections {
+        let end = connection.stream.read(&mut [0; 16]).map_err(|error| error.kind());
+        assert_eq!(end, Err(io::ErrorKind::ConnectionReset), "{}", part.escape_ascii());
+    }
+    assert!((900..5_500).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    eventually("all are counted", PATIENCE, || throng.metric("http_connections_timed_out") == count);
 }
 
 /// On a connection that a proxy keeps, requests of many clients follow each other.

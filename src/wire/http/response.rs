@@ -68,10 +68,11 @@ impl Status {
     }
 }
 
-/// What a body is.
+/// What a body is. No browser takes any for what it is not.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Content {
-    /// Bencode, to which browsers do nothing.
+    /// Bencode. Where browsers look into plain text, they find it to be text or not, but never a
+    /// page (WHATWG MIME Sniffing section 7.2), so that no field need forbid it.
     Plain,
     /// A page.
     Html,
@@ -83,9 +84,12 @@ impl Content {
     const fn fields(self) -> &'static [u8] {
         match self {
             Self::Plain => b"text/plain",
-            // Any page may read the totals; nothing else is in them.
             Self::Html => b"text/html; charset=utf-8\r\nX-Content-Type-Options: nosniff",
-            Self::Json => b"application/json\r\nAccess-Control-Allow-Origin: *",
+            // Any page may read the totals; nothing else is in them.
+            Self::Json => {
+                b"application/json\r\nX-Content-Type-Options: nosniff\r\n\
+                  Access-Control-Allow-Origin: *"
+            }
         }
     }
 }
