@@ -795,6 +795,7 @@ fn what_may_succeed_later_may_be_asked_again() {
         (Refusal::PortZero, None),
         (Refusal::FullScrape, None),
         (Refusal::Malformed(ParseError::BadPort), None),
+        (Refusal::Malformed(ParseError::NotFound), None),
     ] {
         let (_, response) = provoke_refusal(refusal).expect("all can be caused");
         let value = response.value();

@@ -36,6 +36,10 @@ const CONFINED: [(&str, &[&str]); 2] = [
     ("glommio", &["src/dataplane/", "src/runtime.rs", "src/runtime/"]),
     ("tokio", &["src/control/", "src/runtime.rs", "src/runtime/", "src/top/"]),
 ];
+/// Modules in which whatever goes on the way to somebody is an answer.
+const ANSWERING: [&str; 4] = ["tracker", "dataplane", "control", "runtime"];
+/// How connections of one's own begin, but to a socket of this machine's files.
+const CONNECTING: [&str; 3] = ["connect", "connect_timeout", "Connect"];
 /// What the core must not use of `std`: sockets, files, clocks, threads and the process.
 const STD_OUTSIDE_THE_CORE: [&[&str]; 10] = [
     &["time", "Instant"],
@@ -337,6 +341,30 @@ fn confined_crates(file: &Source) -> Vec<Finding> {
     found
 }
 
+/// The tracker never connects to anybody, lest its peers say to whom.
+fn no_connections_of_its_own(file: &Source) -> Vec<Finding> {
+    let is_test = file.path.contains("/tests/");
+    if is_test || !file.module().is_some_and(|module| ANSWERING.contains(&module)) {
+        return Vec::new();
+    }
+    let code = file.code_without_tests();
+    let calls = CONNECTING.iter().flat_map(|word| word_positions(code, word).map(|at| (at, *word)));
+    let mut found = Vec::new();
+    for (at, word) in calls {
+        let before = code[..at].trim_end();
+        let begins = match word {
+            // The name of a request, too.
+            "Connect" => before.ends_with("opcode::"),
+            _ => before.ends_with('.') || before.ends_with("::"),
+        };
+        if begins && !before.ends_with("UnixStream::") {
+            let what = format!("`{word}`: a tracker answers, and connects to nobody");
+            found.push((line_of(code, at), what));
+        }
+    }
+    found
+}
+
 /// Every file says first what it holds.
 fn opening_docs(file: &Source) -> Vec<Finding> {
     if file.text.starts_with("//! ") {
@@ -540,6 +568,11 @@ fn executors_are_named_in_their_places() {
 }
 
 #[test]
+fn the_tracker_connects_to_nobody() {
+    hold(no_connections_of_its_own);
+}
+
+#[test]
 fn files_begin_with_their_docs() {
     hold(opening_docs);
 }
@@ -710,6 +743,24 @@ fn planted_executors_are_found() {
             ("src/tracker/mod.rs", "fn f() { tokio::spawn() }", &[1]),
             ("src/control/admin.rs", "use tokio::net; // unlike glommio", &[]),
             ("src/runtime.rs", "use {glommio::X, tokio::Y};", &[]),
+        ],
+    );
+}
+
+#[test]
+fn planted_connections_are_found() {
+    planted(
+        no_connections_of_its_own,
+        &[
+            ("src/dataplane/ring/mod.rs", "let x =\nopcode::Connect::new(fd);", &[2]),
+            ("src/control/stats.rs", "TcpStream::connect(peer)?;", &[1]),
+            ("src/tracker/web.rs", "socket\n    .connect(peer)?;", &[2]),
+            ("src/runtime/mod.rs", "TcpStream::connect_timeout(&peer, second)", &[1]),
+            ("src/runtime/mod.rs", "use rustix::net::connect;", &[1]),
+            ("src/control/admin.rs", "UnixStream::connect(path)", &[]),
+            ("src/tracker/udp.rs", "Request::Connect => connect(source), // .connect(", &[]),
+            ("src/load/sockets.rs", "socket.connect(peer)", &[]),
+            ("src/dataplane/worker/tests/faults.rs", "socket.connect(peer)", &[]),
         ],
     );
 }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -331,6 +331,41 @@ fn no_more_connections_than_configured_are_open() {
     let Some(throng) = start(&["http.max_connections=10"]) else { return };
     withstands(&throng, 2, 100, 10);
     eventually("the gauge falls", PATIENCE, || throng.metric("http_connections") == 0);
+}
+
+#[test]
+fn an_address_has_no_more_connections_than_it_may_and_leaves_room_when_they_end() {
+    const MAX: usize = 8;
+    let settings = ["workers=1", &format!("http.max_connections_per_address={MAX}")];
+    let Some(throng) = start(&settings) else { return };
+    let open_from = |ip: IpAddr| {
+        let target = throng.http[usize::from(ip.is_ipv6())];
+        let socket = Socket::new(Domain::for_address(target), Type::STREAM, None).expect("one");
+        socket.bind(&SocketAddr::from((ip, 0)).into()).expect("an address of loopback");
+        // It may be reset before we are told that it was made, or before anything is sent.
+        socket.connect(&target.into()).ok()?;
+        let mut connection = Http::over(socket.into());
+        connection.stream.write_all(&get("/scrape")).ok()?;
+        connection.try_receive(false).is_ok().then_some(connection)
+    };
+    let refused = || throng.metric("http_connections_refused");
+    let (mut refused_so_far, mut all) = (0, Vec::new());
+    for ip in
+        [IpAddr::from([127, 0, 0, 3]), IpAddr::from([127, 0, 0, 4]), Ipv6Addr::LOCALHOST.into()]
+    {
+        let open: Vec<_> = (0..MAX + 4).filter_map(|_| open_from(ip)).collect();
+        assert_eq!(open.len(), MAX, "{ip}");
+        refused_so_far += 4;
+        eventually("they are counted", PATIENCE, || refused() == refused_so_far);
+        all.push((ip, open));
+    }
+    for (ip, mut open) in all {
+        for connection in &mut open {
+            assert_eq!(connection.get("/scrape").status, 200, "{ip}");
+        }
+        drop(open.pop());
+        eventually("there is room again", PATIENCE, || open_from(ip).is_some());
+    }
 }
 
 /// Asks for a connection id from an address of this machine.

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::process::Signal;
 use throng::rng::Rng;
 use throng::wire::announce::{Announce, Event};
-use throng::wire::id::InfoHash;
+use throng::wire::id::{InfoHash, PeerId};
 
 use super::client::{Http, Udp, announce_target, leecher, random_hash, seeder, udp_socket};
 use super::process::{PATIENCE, Start, Throng, eventually, start};
@@ -121,7 +121,37 @@ fn public_statistics_are_in_the_shape_that_monitors_read() {
         page.body.escape_ascii()
     );
     let Some(silent) = start(&["http.stats=false"]) else { return };
-    assert_eq!(Http::connect(silent.http[0]).get("/stats").status, 404);
+    for path in ["/stats", "/stats.json"] {
+        assert_eq!(Http::connect(silent.http[0]).get(path).status, 404, "{path}");
+    }
+}
+
+#[test]
+fn no_name_of_a_client_is_markup() {
+    const NAMES: [&[u8; 20]; 5] = [
+        b"<script>alert(1)////",
+        b"-<b0001-<script>////",
+        b"-XX<b>1-<script>////",
+        b"\n\x1B[31m<script>//////",
+        b"A<b>----<script>////",
+    ];
+    let Some(throng) = start(&["workers=2"]) else { return };
+    let hash = random_hash(&mut Rng::new(43));
+    let mut connection = Http::connect(throng.http[0]);
+    for (name, port) in NAMES.into_iter().zip(27_700..) {
+        connection.announce(&Announce { peer_id: PeerId(*name), ..leecher(hash, port) });
+    }
+    let mut page = |path: &str| {
+        let response = connection.get(path);
+        assert_eq!(response.field("x-content-type-options"), Some("nosniff"), "{path}");
+        String::from_utf8(response.body).expect("text")
+    };
+    let all_known = r#""clients":{"unknown":{"other":5}}"#;
+    eventually("all are known", PATIENCE, || page("/stats.json").contains(all_known));
+    let (html, json) = (page("/stats"), page("/stats.json"));
+    for sign in ["script", "<b>", "<b0", "\u{1B}", "[31m"] {
+        assert!(!html.contains(sign) && !json.contains(sign), "{sign}: {html}{json}");
+    }
 }
 
 #[test]

@@ -298,8 +298,12 @@ fn what_peers_send_is_never_a_line_of_the_log_nor_a_series() {
     let escaped: String =
         format!("\n{MARKER}\u{1B}[31m").bytes().map(|byte| format!("%{byte:02x}")).collect();
     for n in 0..2_000_u16 {
-        // Peer ids of clients that nobody knows.
-        let name = rng.next_u64().to_be_bytes();
+        // Clients that nobody knows, by random bytes, by a new version each, and by a line.
+        let name = match n % 3 {
+            0 => rng.next_u64().to_be_bytes(),
+            1 => *format!("-XX{n:04}-").as_bytes().first_chunk().expect("eight bytes"),
+            _ => *b"\nforged\x1B",
+        };
         let peer_id = PeerId(std::array::from_fn(|at| name[at % 8]));
         let announce = Announce { peer_id, ..leecher(random_hash(&mut rng), 26_000 + n) };
         // Answered, so that no more are open at a time than an address may have.

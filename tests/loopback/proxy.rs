@@ -78,6 +78,29 @@ fn trusted_proxies_alone_speak_for_others() {
     assert_eq!(address_of(&mut connect_from(STRANGER, forwarded), ""), STRANGER);
 }
 
+#[test]
+fn a_field_of_another_name_is_the_only_one_that_counts() {
+    for (name, value) in [
+        ("CF-Connecting-IP", "203.0.113.9"),
+        ("x-real-ip", "203.0.113.9:5000"),
+        ("Forwarded", "for=192.0.2.1, for=\"203.0.113.9:5000\";proto=https"),
+    ] {
+        let settings = [
+            "http.listen=127.0.0.1:0 forwarded",
+            "http.trusted_proxies=127.0.0.2/32",
+            &format!("http.forwarded_header={name}"),
+        ];
+        let Some(throng) = start(&settings) else { return };
+        let open = |source| connect_from(source, throng.http[0]);
+        let said = format!("X-Forwarded-For: 192.0.2.7\r\n{name}: {value}\r\n");
+        assert_eq!(address_of(&mut open(PROXY), &said), CLIENT, "{name}");
+        assert_eq!(address_of(&mut open(STRANGER), &said), STRANGER, "{name}");
+        let mut silent = open(PROXY);
+        silent.send(b"GET /scrape HTTP/1.1\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n");
+        assert_eq!(silent.receive().status, 400, "{name}");
+    }
+}
+
 /// Neither half a header nor a header with half a request may take longer than a head.
 #[test]
 fn a_header_has_the_deadline_of_the_head_behind_it() {
@@ -114,7 +137,9 @@ fn a_header_has_the_deadline_of_the_head_behind_it() {
         assert_eq!(end, Err(io::ErrorKind::ConnectionReset), "{}", part.escape_ascii());
     }
     assert!((900..5_500).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
-    eventually("all are counted", PATIENCE, || throng.metric("http_connections_timed_out") == count);
+    eventually("all are counted", PATIENCE, || {
+        throng.metric("http_connections_timed_out") == count
+    });
 }
 
 /// On a connection that a proxy keeps, requests of many clients follow each other.

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use socket2::{Domain, SockRef, Socket, Type};
-use throng::limits::WEB_QUEUE_BYTES_MAX;
+use throng::limits::{WEB_MESSAGE_BYTES_MAX, WEB_QUEUE_BYTES_MAX, WEB_TORRENTS_MAX};
 use throng::rng::Rng;
 use throng::wire::id::InfoHash;
 use tungstenite::protocol::Role;
 use tungstenite::{Message, WebSocket};
 
-use super::client::{Http, get, random_hash, scrape_target};
+use super::client::{Http, Udp, get, leecher, random_hash, scrape_target};
 use super::process::{PATIENCE, Throng, eventually, start};
 
 /// The handshake of RFC 6455 section 1.3.
@@ -89,7 +89,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
             frame.push(0x80 | 126);
             frame.extend(length.to_be_bytes());
         }
-        Err(_) => panic!("no message of these tests is so long"),
+        Err(_) => panic!("no frame of these tests is so long"),
     }
     frame.extend(MASK);
     frame.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, key)| byte ^ key));
@@ -512,6 +512,91 @@ fn peers_of_connections_that_vanish_leave_at_once() {
 }
 
 #[test]
+fn who_is_in_as_many_swarms_as_may_be_leaves_all_of_them_at_once() {
+    let Some(throng) = start(&["workers=2"]) else { return };
+    let mut rng = Rng::new(77);
+    let mut stays = Web::open(throng.http[0]);
+    let mut leaves = Web::open(throng.http[1]);
+    let hashes: Vec<_> = (0..WEB_TORRENTS_MAX).map(|_| some_hash(&mut rng)).collect();
+    for (at, hash) in hashes.iter().enumerate() {
+        leaves.join(hash, "-XX0001-websocket001", 1);
+        if at % 64 == 0 {
+            assert_eq!(stays.join(hash, "-XX0001-websocket002", 0), (1, 1));
+        }
+    }
+    let one_more = some_hash(&mut rng);
+    leaves.say(announce(&one_more, "-XX0001-websocket001", 1, &json!([])));
+    let refusal = leaves.hear();
+    assert!(refusal["failure reason"].is_string(), "{refusal}");
+    let leechers = || throng.metric("web_leechers");
+    eventually("all are counted", PATIENCE, || leechers() == WEB_TORRENTS_MAX as u64);
+    SockRef::from(leaves.0.get_ref()).set_linger(Some(Duration::ZERO)).expect("an option");
+    drop(leaves);
+    let gone = Instant::now();
+    for hash in hashes.iter().step_by(64) {
+        eventually("its peer leaves", Duration::from_secs(2), || peers(&throng, hash) == 1);
+    }
+    assert!(gone.elapsed() < Duration::from_secs(2), "{:?}", gone.elapsed());
+    eventually("none is counted", PATIENCE, || leechers() == 0);
+    eventually("the others are", PATIENCE, || {
+        throng.metric("web_seeders") == hashes.len().div_ceil(64) as u64
+    });
+    assert_eq!(stays.join(&hashes[0], "-XX0001-websocket002", 0), (1, 0));
+}
+
+#[test]
+fn what_is_no_text_or_too_long_ends_a_connection_with_its_code() {
+    let Some(throng) = start(&["workers=2"]) else { return };
+    let text = |len: usize| {
+        let mut text = br#"{"action":"#.to_vec();
+        text.resize(len, b' ');
+        text
+    };
+    let halves = |text: &[u8]| {
+        let (one, other) = text.split_at(text.len() / 2);
+        [frame(0x01, one), frame(0x80, other)].concat()
+    };
+    for (bytes, code) in [
+        (frame(TEXT, b"{\"action\":\"\xFF\"}"), 1_007),
+        (halves(b"\xE2\x82\xAC\xE2\x82"), 1_007),
+        ([&[TEXT, 0xFF, 0, 0, 0, 0, 0, 1, 0, 1][..], b"mask"].concat(), 1_009),
+        (halves(&text(WEB_MESSAGE_BYTES_MAX + 1)), 1_009),
+        (vec![TEXT, 2, b'{', b'}'], 1_002),
+    ] {
+        let mut web = Web::open(throng.http[0]);
+        web.send_bytes(&bytes);
+        assert_eq!(web.read_code(), Some(code), "{}", bytes[..10.min(bytes.len())].escape_ascii());
+    }
+    // No JSON, but neither too long nor text that is none.
+    for bytes in [halves(&text(WEB_MESSAGE_BYTES_MAX)), frame(0x82, b"\xFF")] {
+        let mut web = Web::open(throng.http[0]);
+        web.send_bytes(&bytes);
+        assert!(web.hear()["failure reason"].is_string());
+        web.assert_pong("it goes on");
+    }
+}
+
+#[test]
+fn pages_of_other_origins_are_not_let_in() {
+    let allowed = "http.websocket_origins=https://a.example,http://localhost:8080";
+    let Some(throng) = start(&[allowed]) else { return };
+    for (origin, status) in [
+        ("", 101),
+        ("Origin: https://a.example\r\n", 101),
+        ("Origin: http://localhost:8080\r\n", 101),
+        ("Origin: http://a.example\r\n", 403),
+        ("Origin: https://a.example.b.example\r\n", 403),
+        ("Origin: null\r\n", 403),
+    ] {
+        let mut stream = connect(throng.http[0]);
+        let request = handshake(&format!("{FIELDS}{origin}"));
+        stream.write_all(request.as_bytes()).expect("the connection takes it");
+        let head = read_head(&mut stream);
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{origin}: {head}");
+    }
+}
+
+#[test]
 fn a_frame_that_stops_has_a_deadline_and_an_idle_connection_waits() {
     let Some(throng) = start(&["workers=1", "http.idle_timeout=1s"]) else { return };
     let mut idle = Web::open(throng.http[0]);
@@ -548,6 +633,36 @@ fn a_frame_that_stops_has_a_deadline_and_an_idle_connection_waits() {
     });
     idle.assert_pong("it waits");
     eventually("they are counted", PATIENCE, || throng.metric("http_connections_timed_out") == 5);
+}
+
+#[test]
+fn peers_of_every_kind_and_family_are_in_the_public_statistics() {
+    let Some(throng) = start(&["workers=2"]) else { return };
+    let mut rng = Rng::new(78);
+    let (hash, elsewhere) = (some_hash(&mut rng), some_hash(&mut rng));
+    // First, for a swarm is one and not two from the next announce of a browser on.
+    for target in &throng.udp {
+        let hash = InfoHash(hash.as_bytes().try_into().expect("20 bytes"));
+        Udp::connect(*target).announce(&leecher(hash, 28_000));
+    }
+    let mut one = Web::open(throng.http[0]);
+    let mut other = Web::open(throng.http[1]);
+    one.join(&hash, "-WW0207-websocket001", 0);
+    other.join(&hash, "-WW0207-websocket002", 1);
+    other.join(&elsewhere, "-WW0207-websocket002", 1);
+    let read = || {
+        let response = Http::connect(throng.http[0]).get("/stats.json");
+        serde_json::from_slice::<Value>(&response.body).expect("JSON")
+    };
+    let expected = json!({
+        "torrents": 2, "activeTorrents": 2, "peersAll": 5, "peersSeederOnly": 1,
+        "peersLeecherOnly": 4, "peersSeederAndLeecher": 0, "peersIPv4": 2, "peersIPv6": 3,
+        "clients": {"WebTorrent": {"2.7": 3}, "unknown": {"-XX0001-": 2}},
+    });
+    eventually("all are counted", PATIENCE, || read() == expected);
+    drop(other);
+    eventually("who is gone is not", PATIENCE, || read()["peersIPv6"] == 1);
+    assert_eq!(read()["peersAll"], 3);
 }
 
 #[test]

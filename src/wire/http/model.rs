@@ -16,7 +16,7 @@ use crate::wire::id::{InfoHash, PeerId};
 pub fn check_head(bytes: &[u8]) {
     let end = slow_head_end(bytes);
     assert_eq!(head_end(bytes, 0), end);
-    let (mut arrived, mut left) = (0, bytes.to_vec());
+    let (mut arrived, mut left) = (0_usize, bytes.to_vec());
     let found = loop {
         // Each call is told how much the one before it has seen, and looks at no more of that than
         // the end of a line: the rest could be anything.

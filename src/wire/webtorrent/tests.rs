@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::model::check;
 use super::*;
-use crate::limits::{WEB_DEPTH_MAX, WEB_OFFERS_MAX};
+use crate::limits::{WEB_DEPTH_MAX, WEB_MESSAGE_BYTES_MAX, WEB_OFFERS_MAX};
 use crate::wire::announce::{Announce, Event, Left, NumWant};
 use crate::wire::error::ParseError;
 use crate::wire::id::{InfoHash, PeerId};
@@ -157,6 +157,18 @@ fn offers_beyond_ten_and_hashes_beyond_a_hundred_are_not_looked_at() {
     let Ok(Request::Scrape(read)) = Request::parse(&text) else { panic!("a scrape") };
     assert_eq!(read.len(), 100);
     check(text.as_bytes());
+}
+
+#[test]
+fn thousands_of_keys_that_nobody_knows_are_skipped() {
+    let keys: String = (0..7_500).map(|key| format!(r#","{key:x}":0"#)).collect();
+    let text = announce(&keys);
+    assert!((50_000..WEB_MESSAGE_BYTES_MAX).contains(&text.len()), "{} bytes", text.len());
+    assert_eq!(Request::parse(&text), Request::parse(&announce("")));
+    check(text.as_bytes());
+    // One that matters is found behind them, and found to come twice.
+    let twice = announce(&format!("{keys},\"peer_id\":\"-XX0001-aaaaaaaaaaaa\""));
+    assert_eq!(Request::parse(&twice), Err(ParseError::BadJson));
 }
 
 #[test]
