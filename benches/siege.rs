@@ -116,7 +116,9 @@ const OPERATORS_QUANTILE: usize = 1;
 /// How much of what the largest attack took the server may keep until it is used again.
 const KEPT_MAX: f64 = 0.5;
 /// And how much more, whatever it took: bytes.
-const SLACK_BYTES: f64 = 16.0 * 1_048_576.0;
+const SLACK_BYTES: u64 = 16 << 20;
+/// What an open connection may cost the server, whatever is asked for over it: bytes.
+const CONNECTION_BYTES: u64 = 64 << 10;
 /// Files that a server may open which is to run short of them.
 const FILES: u32 = 300;
 /// Names of attacks.
@@ -248,7 +250,10 @@ impl Siege {
         let taken = peak - before;
         println!("\nof {taken} bytes that an attack took the server keeps {kept} until it is busy");
         if self.options.whole {
-            assert!(kept as f64 <= KEPT_MAX * taken as f64 + SLACK_BYTES, "{kept} bytes are kept");
+            assert!(
+                kept as f64 <= KEPT_MAX * taken as f64 + SLACK_BYTES as f64,
+                "{kept} bytes are kept"
+            );
             let judged = ratios.into_iter().map(|(name, ratios)| {
                 let (quantile, most) = goal(name);
                 (name, ratios[quantile] / none[quantile], most)
@@ -283,6 +288,8 @@ impl Siege {
         if self.options.whole && attack.manner.connections > 0 {
             assert!(happened > 0, "{}: it has not taken place", attack.name);
         }
+        let most = rounds.before + rounds.open as u64 * CONNECTION_BYTES + SLACK_BYTES;
+        assert!(rounds.resident <= most, "{}: {} bytes are used", attack.name, rounds.resident);
         *peak = rounds.resident.max(*peak);
         rounds.report(attack.name)
     }
@@ -380,6 +387,8 @@ struct Rounds<'a> {
     open: usize,
     ended: u64,
     busy: f64,
+    /// Bytes of the server's memory, before all of it and at the most.
+    before: u64,
     resident: u64,
 }
 
@@ -389,6 +398,7 @@ impl<'a> Rounds<'a> {
         let (open, ended, busy, resident) = (0, 0, 0.0, 0);
         let (latencies, kept, tries) = (Vec::new(), [0; 2], 0);
         let keeps_busy = false;
+        let before = memory::resident_bytes(server.pid());
         Self {
             options,
             others,
@@ -400,6 +410,7 @@ impl<'a> Rounds<'a> {
             open,
             ended,
             busy,
+            before,
             resident,
         }
     }

@@ -185,9 +185,43 @@ impl PortSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rng::Rng;
 
     pub(crate) fn policy() -> Policy {
         Policy { deny_ports: PortSet::new([22..=22, 135..=139]), ..Policy::default() }
+    }
+
+    /// The most announces of one second, divided by those of all seconds: the tracker has been away
+    /// for four minutes, who wanted to announce then does so in the minute after.
+    fn crowding_after_a_restart(policy: &Policy) -> f64 {
+        const PEERS: u32 = 1_000_000;
+        const AWAY: u32 = 240;
+        const MINUTE: u32 = 60;
+        const END: u32 = 7_200;
+        let mut rng = Rng::new(5);
+        let mut announces = vec![0_u32; END as usize];
+        for n in 0..PEERS {
+            let endpoint = Endpoint::new(std::net::Ipv4Addr::from(n).into(), 6_881);
+            let info_hash = InfoHash([rng.next_u64().to_be_bytes()[0]; 20]);
+            let interval = policy.interval_secs(&endpoint, &info_hash);
+            let due = rng.below(interval);
+            let mut at = due.checked_sub(AWAY).unwrap_or_else(|| rng.below(MINUTE));
+            while at < END {
+                announces[at as usize] += 1;
+                at += interval;
+            }
+        }
+        let later = &announces[MINUTE as usize..];
+        let mean = f64::from(later.iter().sum::<u32>()) / f64::from(END - MINUTE);
+        f64::from(*later.iter().max().expect("hours of them")) / mean
+    }
+
+    #[test]
+    fn who_comes_back_after_a_restart_does_not_gather_again() {
+        let crowding = crowding_after_a_restart(&policy());
+        assert!(crowding < 2.0, "{crowding}");
+        let together = crowding_after_a_restart(&Policy { jitter_percent: 0, ..policy() });
+        assert!(together > 3.0, "{together} without jitter");
     }
 
     #[test]

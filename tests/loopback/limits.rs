@@ -16,6 +16,10 @@ use throng::wire::id::InfoHash;
 use super::client::{Http, Udp, announce_target, connect, get, leecher, random_hash};
 use super::process::{PATIENCE, Start, Throng, eventually, start};
 
+/// How soon new connections must be served once there are descriptors for them: a worker that could
+/// not accept tries again within a second.
+const AGAIN: Duration = Duration::from_secs(2);
+
 /// Whether the other side has ended the connection; what it sends is read and forgotten.
 fn has_ended(stream: &mut TcpStream) -> bool {
     stream.set_nonblocking(true).expect("an option");
@@ -158,6 +162,34 @@ fn every_state_of_a_connection_has_a_deadline() {
 }
 
 #[test]
+fn a_thousand_that_send_byte_after_byte_all_end_at_their_deadline() {
+    const COUNT: usize = 1_000;
+    let settings = ["http.head_timeout=2s", "http.max_connections_per_address=0"];
+    let Some(throng) = start(&settings) else { return };
+    let head = get("/announce?info_hash=");
+    let (began, mut streams) = (Instant::now(), Vec::new());
+    while streams.len() < COUNT {
+        let stream = TcpStream::connect_timeout(&throng.http[0], PATIENCE).expect("it listens");
+        streams.push(stream);
+    }
+    let made = began.elapsed();
+    // A byte a round for each, as long as it is open.
+    for byte in head.iter().cycle() {
+        streams.retain_mut(|stream| !has_ended(stream) && stream.write_all(&[*byte]).is_ok());
+        if streams.is_empty() {
+            break;
+        }
+        let most = made + Duration::from_secs(3);
+        assert!(began.elapsed() < most, "{} are open after {most:?}", streams.len());
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert!(began.elapsed() > Duration::from_secs(2), "{:?}", began.elapsed());
+    let timed_out = || throng.metric("http_connections_timed_out");
+    eventually("all are counted", PATIENCE, || timed_out() == COUNT as u64);
+    assert_eq!(throng.metric("http_connections_refused"), 0);
+}
+
+#[test]
 fn the_more_do_not_read_the_less_time_they_have() {
     let settings = ["workers=1", "http.max_connections_per_address=0", "http.write_timeout=1m"];
     let Some(throng) = start(&settings) else { return };
@@ -206,7 +238,7 @@ fn assert_serves(throng: &Throng, old: &mut [Http]) {
 }
 
 fn assert_accepts_again(throng: &Throng) {
-    eventually("new connections are served", PATIENCE, || {
+    eventually("new connections are served", AGAIN, || {
         // Who is refused may be told so before the connection is made.
         let made = TcpStream::connect_timeout(&throng.http[0], PATIENCE);
         made.map(Http::over).is_ok_and(|mut connection| {
