@@ -421,6 +421,44 @@ fn offers_answers_and_their_names_are_relayed_byte_for_byte() {
     }
 }
 
+/// Lets everything come of what has been said, and tells which messages went between cores.
+fn hops(world: &mut World) -> Vec<(u16, u16)> {
+    let mut hops = Vec::new();
+    while let Some(letter) = world.take_letter() {
+        world.hand(&letter);
+        hops.push((letter.from, letter.to));
+    }
+    hops.sort_unstable();
+    hops
+}
+
+#[test]
+fn announces_go_by_way_of_the_owner_of_their_swarm_and_answers_straight_to_who_has_offered() {
+    let mut world = World::of(4);
+    let hash = world.hash_of(0, 0);
+    let [one, two, three] = [1, 2, 3].map(|core| world.web_open(core));
+    for (web, n) in [(two, 2), (three, 3)] {
+        world.web_send(web, &says(hash, peer(n)).text());
+        assert_eq!(hops(&mut world), [(0, web.core), (web.core, 0)]);
+    }
+    world.web_send(one, &says(hash, peer(1)).offers(["x", "y"]).text());
+    assert_eq!(hops(&mut world), [(0, 1), (0, 2), (0, 3), (1, 0)], "a reply and two offers");
+    for (web, n) in [(two, 2), (three, 3)] {
+        let offer = world.relayed(web).remove(0);
+        world.web_send(web, &answer((hash, peer(n), peer(1), offer_id(&offer))));
+        let hops = hops(&mut world);
+        assert_eq!((hops, world.relayed(one).len()), (vec![(web.core, 1)], 1));
+    }
+    world.web_hang_up(one);
+    assert_eq!(hops(&mut world), [(1, 0)]);
+
+    // Where the owner has the connections nothing goes anywhere.
+    let [one, two] = [0, 0].map(|core| world.web_open(core));
+    world.web_announce(two, &says(hash, peer(5)));
+    world.web_send(one, &says(hash, peer(4)).offers(["x"; 9]).text());
+    assert_eq!(hops(&mut world), [(0, 2), (0, 3)], "but offers to those of other cores");
+}
+
 // Answers.
 
 /// Two connections: by the first, `peer(1)` has offered "x" to `peer(2)` of the second.
