@@ -11,7 +11,9 @@ use crate::dataplane::connections;
 use crate::dataplane::mailbox::{capacity_bytes, mesh};
 use crate::dataplane::ring::Queues;
 use crate::dataplane::socket::bind_tcp_group;
+use crate::limits::{WEB_MESSAGE_BYTES_MAX, WEB_QUEUE_BYTES_MAX};
 use crate::swarm::{Bounds, HashKey};
+use crate::tracker::WebKind;
 use crate::tracker::access::Access;
 use crate::tracker::access::networks::NetworkList;
 use crate::tracker::connection_id::ConnectionIds;
@@ -227,6 +229,79 @@ fn a_datagram_is_answered_before_connections_have_done_all_that_waits() {
     let mut answer = [0; 64];
     assert_eq!(client.recv(&mut answer).expect("its answer"), CONNECT_REPLY_BYTES);
     assert_eq!(answer[4..8], *b"soon");
+}
+
+/// A new WebSocket, past its handshake.
+fn open_web(worker: &mut Worker, http: SocketAddr) -> TcpStream {
+    const HANDSHAKE: &[u8] = b"GET / HTTP/1.1\r\nHost: t\r\nUpgrade: websocket\r\n\
+        Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let mut stream = open_many(http, 1, HANDSHAKE).remove(0);
+    stream.set_nonblocking(true).expect("a flag");
+    let mut head = Vec::new();
+    let give_up = Instant::now() + PATIENCE;
+    while !head.ends_with(b"\r\n\r\n") {
+        assert!(Instant::now() < give_up, "no WebSocket: {}", head.escape_ascii());
+        worker.turn().expect("no reason to refuse");
+        let mut byte = [0];
+        if stream.read_exact(&mut byte).is_ok() {
+            head.extend(byte);
+        }
+    }
+    stream
+}
+
+/// Of the connections that the first slot has had, or may have later, those whose messages arrive.
+fn reached(worker: &mut Worker, stream: &mut TcpStream) -> Vec<u32> {
+    let mut all = Vec::new();
+    for generation in 0..8 {
+        let token = Token::new(0, generation);
+        let progress =
+            worker.connections.send_web(token, (b"late", WebKind::Relayed), &mut worker.tracker);
+        worker.connections.proceed(worker.now, token, progress, &mut worker.ring);
+        for _ in 0..3 {
+            worker.turn().expect("no reason to refuse");
+        }
+        let mut frame = [0; 64];
+        if let Ok(len) = stream.read(&mut frame) {
+            assert_eq!(&frame[..len], b"\x81\x04late");
+            all.push(generation);
+        }
+    }
+    all
+}
+
+#[test]
+fn what_was_meant_for_a_connection_does_not_reach_the_next_one_in_its_place() {
+    let Served { mut worker, http, .. } = served(AMPLE);
+    let mut before = Vec::new();
+    for _ in 0..3 {
+        let mut stream = open_web(&mut worker, http);
+        let now = reached(&mut worker, &mut stream);
+        assert!(now.len() == 1 && !before.contains(&now[0]), "{now:?} after {before:?}");
+        before.extend(now);
+        drop(stream);
+        turn_until(&mut worker, "the end of it", |worker| worker.connections.count() == 0);
+    }
+}
+
+#[test]
+fn who_has_asked_for_more_than_may_wait_for_him_is_closed_and_others_can_not_bring_that_about() {
+    let Served { mut worker, http, .. } = served(AMPLE);
+    let mut stream = open_web(&mut worker, http);
+    let token = Token::new(0, reached(&mut worker, &mut stream)[0]);
+    let text = vec![b'x'; WEB_MESSAGE_BYTES_MAX];
+    let mut tell = |kind| worker.connections.send_web(token, (&text, kind), &mut worker.tracker);
+    for _ in 0..10 {
+        tell(WebKind::Relayed);
+    }
+    // The first of those waits; the last of these is too long by the heads of frames.
+    let replies = WEB_QUEUE_BYTES_MAX / WEB_MESSAGE_BYTES_MAX - 1;
+    let progress = (0..replies).map(|_| tell(WebKind::Reply)).last().expect("several");
+    let counters = worker.tracker.counters();
+    assert_eq!((counters.web_undelivered, counters.web_connections_slow), ([9], [1]));
+    worker.connections.proceed(worker.now, token, progress, &mut worker.ring);
+    turn_until(&mut worker, "its end", |worker| worker.connections.count() == 0);
 }
 
 #[test]
