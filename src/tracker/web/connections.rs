@@ -47,12 +47,17 @@ pub(super) struct Membership {
     announced: Seconds,
 }
 
+/// An offer that has been given.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     digest: u64,
     offerer: Place,
     given: Seconds,
+    /// How many of the same offerer stand before it.
+    before: u8,
 }
+
+const _: () = assert!(WEB_PENDING_MAX <= u8::MAX as usize);
 
 impl WebConnection {
     pub const fn new(ip: IpAddr) -> Self {
@@ -94,32 +99,38 @@ impl WebConnection {
 
     pub fn give(&mut self, now: Seconds, digest: u64, offerer: Place) {
         let late = |pending: &Pending| now.since(pending.given) > WEB_PENDING_SECONDS;
-        let expired = self.pending.iter().take_while(|pending| late(pending)).count();
-        self.pending.drain(..expired);
-        if self.pending.len() >= WEB_PENDING_MAX {
-            self.pending.remove(self.surplus());
+        while self.pending.first().is_some_and(late) {
+            self.remove(0);
         }
-        self.pending.push(Pending { digest, offerer, given: now });
+        if self.pending.len() >= WEB_PENDING_MAX {
+            self.remove(self.surplus());
+        }
+        let before = self.pending.iter().filter(|other| other.offerer == offerer).count();
+        let before = u8::try_from(before).expect("fewer than may be pending");
+        self.pending.push(Pending { digest, offerer, given: now, before });
     }
 
-    /// The oldest offer of whoever has made the most: nobody can push out what others have offered
-    /// by offering much.
-    fn surplus(&self) -> usize {
-        let of = |offerer| self.pending.iter().filter(|other| other.offerer == offerer).count();
-        let (mut most, mut oldest) = (0, 0);
-        for (at, pending) in self.pending.iter().enumerate() {
-            let count = of(pending.offerer);
-            if count > most {
-                (most, oldest) = (count, at);
-            }
+    fn remove(&mut self, at: usize) -> Pending {
+        let removed = self.pending.remove(at);
+        for later in &mut self.pending[at..] {
+            later.before -= u8::from(later.offerer == removed.offerer);
         }
-        oldest
+        removed
+    }
+
+    /// The oldest offer of whoever has made the most, of several of whoever was first to have made
+    /// so many: nobody can push out what others have offered by offering much.
+    fn surplus(&self) -> usize {
+        // The first of the largest, from behind the last of them.
+        let most = self.pending.iter().rev().max_by_key(|pending| pending.before);
+        let is_theirs = |other: &Pending| most.is_some_and(|most| other.offerer == most.offerer);
+        self.pending.iter().position(is_theirs).unwrap_or(0)
     }
 
     /// Who made the offer of this digest, once.
     pub fn take(&mut self, now: Seconds, digest: u64) -> Option<Place> {
         let found = self.pending.iter().position(|pending| pending.digest == digest)?;
-        let pending = self.pending.remove(found);
+        let pending = self.remove(found);
         if self.pending.is_empty() {
             self.pending = Vec::new();
         }
@@ -130,6 +141,7 @@ impl WebConnection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rng::Rng;
 
     #[test]
     fn whoever_offers_much_pushes_out_his_own() {
@@ -152,5 +164,41 @@ mod tests {
         let most = u64::try_from(WEB_PENDING_MAX).expect("a few");
         (0..=most).for_each(|n| connection.give(now, n, by(n)));
         assert_eq!((connection.take(now, 0), connection.take(now, 1)), (None, Some(by(1))));
+    }
+
+    #[test]
+    fn whatever_is_given_taken_or_late_each_knows_how_many_stand_before_it() {
+        let (mut rng, mut now) = (Rng::new(3), Seconds(5));
+        let mut connection = WebConnection::new(IpAddr::from([192, 0, 2, 1]));
+        let (mut surplus, mut late) = (0, 0);
+        for digest in 0..20_000 {
+            now = now.plus(rng.below(4));
+            if rng.below(3) == 0 {
+                connection.take(now, digest - rng.next_u64() % (digest + 1));
+            }
+            let offerers = 1 + digest / 2_000;
+            let offerer = Place { core: 0, connection: rng.next_u64() % offerers };
+            let before = connection.pending.clone();
+            connection.give(now, digest, offerer);
+            let pending = &connection.pending;
+            for (at, one) in pending.iter().enumerate() {
+                let earlier = pending[..at].iter().filter(|other| other.offerer == one.offerer);
+                assert_eq!(earlier.count(), usize::from(one.before));
+            }
+            assert!(pending.iter().all(|one| now.since(one.given) <= WEB_PENDING_SECONDS));
+            late += usize::from(pending.len() < before.len());
+            // Whose offer made room had as many as anybody.
+            let made_room = before.len() == WEB_PENDING_MAX && pending.len() == WEB_PENDING_MAX;
+            let gone = before.iter().find(|one| pending.iter().all(|p| p.digest != one.digest));
+            if let (true, Some(gone)) = (made_room, gone)
+                && now.since(gone.given) <= WEB_PENDING_SECONDS
+            {
+                let of = |place| before.iter().filter(|one| one.offerer == place).count();
+                assert!(before.iter().all(|one| of(one.offerer) <= of(gone.offerer)));
+                assert_eq!(gone.before, 0, "the oldest of theirs");
+                surplus += 1;
+            }
+        }
+        assert!(surplus > 1_000 && late > 100, "{surplus} made room, {late} times some were late");
     }
 }
