@@ -436,6 +436,7 @@ impl<'a> Rounds<'a> {
         let mut attacker = begin();
         let is_over = AtomicBool::new(false);
         let with = thread::scope(|scope| {
+            let over = Over(&is_over);
             scope.spawn(|| {
                 worsen_priority();
                 while !is_over.load(Ordering::Relaxed) {
@@ -454,7 +455,7 @@ impl<'a> Rounds<'a> {
             self.resident = self.resident.max(memory::resident_bytes(self.server.pid()));
             meanwhile.join().expect("it does not panic");
             set_busy(false);
-            is_over.store(true, Ordering::Relaxed);
+            drop(over);
             with
         });
         if let Attacker::Herd(herd) = &attacker {
@@ -515,6 +516,16 @@ impl<'a> Rounds<'a> {
             ratios[2],
         );
         ratios
+    }
+}
+
+/// Tells an attacker that it is over: at the end of a round, and when it fails, lest the attack go
+/// on for ever.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
