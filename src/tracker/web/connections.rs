@@ -171,7 +171,7 @@ mod tests {
         let (mut rng, mut now) = (Rng::new(3), Seconds(5));
         let mut connection = WebConnection::new(IpAddr::from([192, 0, 2, 1]));
         let (mut surplus, mut late) = (0, 0);
-        for digest in 0..20_000 {
+        for digest in 0..if cfg!(miri) { 200 } else { 20_000 } {
             now = now.plus(rng.below(4));
             if rng.below(3) == 0 {
                 connection.take(now, digest - rng.next_u64() % (digest + 1));
@@ -199,6 +199,7 @@ mod tests {
                 surplus += 1;
             }
         }
-        assert!(surplus > 1_000 && late > 100, "{surplus} made room, {late} times some were late");
+        let is_whole = surplus > 1_000 && late > 100;
+        assert!(is_whole || cfg!(miri), "{surplus} made room, {late} times some were late");
     }
 }

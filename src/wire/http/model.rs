@@ -21,7 +21,9 @@ pub fn check_head(bytes: &[u8]) {
         // Each call is told how much the one before it has seen, and looks at no more of that than
         // the end of a line: the rest could be anything.
         let searched = arrived.saturating_sub(1);
-        left[..searched.saturating_sub(3)].fill(0);
+        if let Some(passed) = searched.checked_sub(4) {
+            left[passed] = 0;
+        }
         match head_end(&left[..arrived], searched) {
             Ok(None) if arrived < bytes.len() => arrived += 1,
             found => break found,

@@ -161,9 +161,10 @@ fn offers_beyond_ten_and_hashes_beyond_a_hundred_are_not_looked_at() {
 
 #[test]
 fn thousands_of_keys_that_nobody_knows_are_skipped() {
-    let keys: String = (0..7_500).map(|key| format!(r#","{key:x}":0"#)).collect();
+    let count = if cfg!(miri) { 50 } else { 7_500 };
+    let keys: String = (0..count).map(|key| format!(r#","{key:x}":0"#)).collect();
     let text = announce(&keys);
-    assert!((50_000..WEB_MESSAGE_BYTES_MAX).contains(&text.len()), "{} bytes", text.len());
+    assert!((8 * count..WEB_MESSAGE_BYTES_MAX).contains(&text.len()), "{} bytes", text.len());
     assert_eq!(Request::parse(&text), Request::parse(&announce("")));
     check(text.as_bytes());
     // One that matters is found behind them, and found to come twice.
