@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use clap::Parser;
 use throng::check;
 use throng::config::{Config, ConfigError, DEFAULT_TOML};
-use throng::control::finding::Level;
+use throng::control::finding::{Finding, Level};
 use throng::control::signals;
 use throng::load::plan::LoadError;
 use throng::load::report::{Progress, Verdict};
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     let ended = match Cli::parse().into_command() {
         Command::Config => print(DEFAULT_TOML),
         Command::Run(options) => read(&options).and_then(|config| run(&config)),
-        Command::Check(asked) => read(&asked.options).and_then(|config| check(&config, asked.json)),
+        Command::Check(asked) => check(&asked.options, asked.json),
         Command::Top(options) => top(options),
         Command::Load(options) => load(&options),
     };
@@ -58,12 +58,15 @@ fn main() -> ExitCode {
 
 /// The configuration, or the exit code after saying what is wrong with it.
 fn read(options: &Options) -> Result<Config, u8> {
+    gather(options).map_err(|error| complain(&error, EXIT_CONFIG))
+}
+
+fn gather(options: &Options) -> Result<Config, ConfigError> {
     // Lossily: a variable of ours that is not UTF-8 is then refused by its rule, not overlooked.
     let environment = std::env::vars_os().map(|(name, value)| {
         (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
     });
     Config::load(options.config.as_deref(), environment, &options.overrides)
-        .map_err(|error: ConfigError| complain(&error, EXIT_CONFIG))
 }
 
 fn run(config: &Config) -> Result<(), u8> {
@@ -71,8 +74,17 @@ fn run(config: &Config) -> Result<(), u8> {
     runtime::run(config, log).map_err(|error| refuse(&error))
 }
 
-fn check(config: &Config, json: bool) -> Result<(), u8> {
-    let findings = runtime::check(config).map_err(|error| refuse(&error))?;
+fn check(options: &Options, json: bool) -> Result<(), u8> {
+    let config = gather(options).map_err(|error| {
+        if json {
+            let remedy = "mend it; `throng config` prints all that there is".to_owned();
+            let finding = Finding::new(Level::Problem, "configuration", error.to_string(), remedy);
+            // The exit code tells those whose standard output is closed.
+            let _ = print(&check::json(&[finding]));
+        }
+        complain(&error, EXIT_CONFIG)
+    })?;
+    let findings = runtime::check(&config).map_err(|error| refuse(&error))?;
     print(&if json { check::json(&findings) } else { check::render(&findings) })?;
     if check::worst(&findings) == Level::Problem { Err(EXIT_PROBLEM) } else { Ok(()) }
 }
@@ -90,7 +102,10 @@ fn top(options: Top) -> Result<(), u8> {
     if !io::stdout().is_terminal() {
         return Err(complain(&io::Error::other("top needs a terminal to draw in"), EXIT_USAGE));
     }
-    throng::top::run(options.target.with_token(token)).map_err(|error| complain(&error, EXIT_IO))
+    let stop = Arc::new(AtomicBool::new(false));
+    signals::raise_on_interrupt(stop.clone()).map_err(|error| complain(&error, EXIT_IO))?;
+    let target = options.target.with_token(token);
+    throng::top::run(target, &stop).map_err(|error| complain(&error, EXIT_IO))
 }
 
 fn load(options: &Load) -> Result<(), u8> {

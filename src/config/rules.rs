@@ -292,11 +292,13 @@ pub(super) fn conflicts(config: &Config, place_of: impl Fn(&str) -> Place) -> Ve
     // The kernel would spread datagrams over both groups of sockets and steering would miss.
     let http: Vec<SocketAddr> = config.http.listen.iter().map(|listen| listen.address).collect();
     for (key, listen) in [("udp.listen", &config.udp.listen), ("http.listen", &http)] {
-        // Port 0 is a new port each time.
-        let twice = |at: usize| listen[at].port() != 0 && listen[..at].contains(&listen[at]);
-        if let Some(at) = (0..listen.len()).find(|at| twice(*at)) {
-            report(key, format!("{} is named twice", listen[at]));
+        if let Some(again) = named_twice(listen, |address| address.port() == 0) {
+            report(key, format!("{again} is named twice"));
         }
+    }
+    let is_new = |listen: &AdminListen| matches!(listen, AdminListen::Address(a) if a.port() == 0);
+    if let Some(again) = named_twice(&config.admin.listen, is_new) {
+        report("admin.listen", format!("{again} is named twice"));
     }
     if config.udp.listen.is_empty() && config.http.listen.is_empty() {
         report("udp.listen", "nothing to do: `http.listen` is empty too".to_owned());
@@ -347,6 +349,13 @@ pub(super) fn conflicts(config: &Config, place_of: impl Fn(&str) -> Place) -> Ve
         report("admin.token_file", "`admin.token` is set too".to_owned());
     }
     problems
+}
+
+/// The first listener that is the same as one before it; there may be several of which `is_new`
+/// holds, as port 0 is a new port each time.
+fn named_twice<T: PartialEq>(listen: &[T], is_new: impl Fn(&T) -> bool) -> Option<&T> {
+    let twice = |at: usize| !is_new(&listen[at]) && listen[..at].contains(&listen[at]);
+    (0..listen.len()).find(|at| twice(*at)).map(|at| &listen[at])
 }
 
 /// Whether `text` may be a token: long enough, and of characters that a field can carry.

@@ -317,7 +317,7 @@ fn what_is_out_of_range_is_refused() {
 
 #[test]
 fn values_that_contradict_each_other_are_refused() {
-    let cases: [(&[&str], &str); 7] = [
+    let cases: [(&[&str], &str); 8] = [
         (
             &["swarm.peer_ttl=45m"],
             "`swarm.peer_ttl` in --set: 45m is too short: it must be at least 49m 30s, 1.5 times \
@@ -341,6 +341,10 @@ fn values_that_contradict_each_other_are_refused() {
             "`admin.token_file` in --set: `admin.token` is set too",
         ),
         (&["http.listen=[::1]:1,[::1]:1"], "`http.listen` in --set: [::1]:1 is named twice"),
+        (
+            &["admin.listen=127.0.0.1:1,unix:/a,127.0.0.1:0,127.0.0.1:0,unix:/a"],
+            "`admin.listen` in --set: unix:/a is named twice",
+        ),
         (
             &["udp.listen=[]", "http.listen=[]"],
             "`udp.listen` in --set: nothing to do: `http.listen` is empty too",

@@ -8,6 +8,7 @@ mod source;
 mod view;
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
@@ -30,11 +31,12 @@ const STALE: Duration = Duration::from_secs(3);
 #[error("the terminal: {0}")]
 pub struct TopError(#[from] io::Error);
 
-/// Shows what a tracker does until somebody presses q.
+/// Shows what a tracker does until somebody presses q, or `stop` is true; then the terminal is as
+/// it was before.
 ///
 /// # Errors
 /// If the terminal cannot be written to or read from.
-pub fn run(target: Target) -> Result<(), TopError> {
+pub fn run(target: Target, stop: &AtomicBool) -> Result<(), TopError> {
     let (sender, heard) = channel();
     let name = target.to_string();
     // It ends with the process: nothing has to be left in order behind it.
@@ -42,7 +44,7 @@ pub fn run(target: Target) -> Result<(), TopError> {
         .name("source".to_owned())
         .spawn(move || source::listen(&target, &sender))?;
     let mut terminal = ratatui::try_init()?;
-    let ended = show(&mut terminal, &heard, Screen::new(name));
+    let ended = show(&mut terminal, &heard, Screen::new(name), stop);
     ratatui::try_restore()?;
     ended
 }
@@ -51,8 +53,9 @@ fn show(
     terminal: &mut DefaultTerminal,
     heard: &Receiver<Heard>,
     mut screen: Screen,
+    stop: &AtomicBool,
 ) -> Result<(), TopError> {
-    loop {
+    while !stop.load(Ordering::Relaxed) {
         loop {
             match heard.try_recv() {
                 Ok(heard) => screen.take(heard),
@@ -64,9 +67,10 @@ fn show(
         }
         terminal.draw(|frame| view::draw(frame, &screen))?;
         if event::poll(PATIENCE)? && is_end(&event::read()?) {
-            return Ok(());
+            break;
         }
     }
+    Ok(())
 }
 
 /// Whether somebody wants to leave.

@@ -268,15 +268,30 @@ fn others_are_not_let_in_without_a_token() {
         assert_eq!(throng.logged("token"), 1, "{:?}", throng.log());
         assert_eq!(throng.logged("short"), 0);
     }
+    assert_eq!(problem(&setting, "admin token").0, 1);
+}
+
+/// The exit code of a check with that setting, which finds one problem of that title, and what it
+/// says of it.
+fn problem(setting: &str, title: &str) -> (i32, String) {
     let program = env!("CARGO_BIN_EXE_throng");
-    let check = Command::new(program).args(["check", "--json", "--set", &setting]).output();
+    let check = Command::new(program).args(["check", "--json", "--set", setting]).output();
     let check = check.expect("the program is built");
     let report: Json = serde_json::from_slice(&check.stdout).expect("JSON");
+    assert_eq!(report["worst"], "problem", "{report}");
     let findings = report["findings"].as_array().expect("a list");
-    let is_it =
-        |finding: &&Json| finding["title"] == "admin token" && finding["level"] == "problem";
-    assert_eq!(findings.iter().filter(is_it).count(), 1, "{report}");
-    assert_eq!((check.status.code(), &report["worst"]), (Some(1), &Json::from("problem")));
+    let is_it = |finding: &&Json| finding["title"] == title && finding["level"] == "problem";
+    let all: Vec<_> = findings.iter().filter(is_it).collect();
+    assert_eq!(all.len(), 1, "{report}");
+    let detail = all[0]["detail"].as_str().expect("a text").to_owned();
+    (check.status.code().expect("no signal"), detail)
+}
+
+#[test]
+fn programs_that_check_are_told_of_a_configuration_that_is_none() {
+    let (code, detail) = problem("udp.lisen=127.0.0.1:0", "configuration");
+    assert_eq!(code, 78);
+    assert!(detail.contains("udp.lisen") && detail.contains("`udp.listen`"), "{detail}");
 }
 
 #[test]
