@@ -18,8 +18,8 @@
 //! what they come to is the measure of the rest. On that CPU a thread of ours without any priority
 //! never sleeps: how long the host needs to wake a CPU up is nothing that a tracker could change.
 //!
-//! Every answer must be right. A counter of the server shows that the attack
-//! took place, its memory before and after that nothing stays.
+//! Every answer must be right. A counter of the server shows that the attack took place, its memory
+//! that no connection costs more than 64 KiB meanwhile, and before and after that nothing stays.
 //!
 //! One attack comes over UDP itself: ten thousand addresses bring new swarms, each more of them
 //! than it may, and are refused.

@@ -17,8 +17,8 @@ use super::client::{Http, Udp, announce_target, connect, get, leecher, random_ha
 use super::process::{PATIENCE, Start, Throng, eventually, start};
 
 /// How soon new connections must be served once there are descriptors for them: a worker that could
-/// not accept tries again within a second.
-const AGAIN: Duration = Duration::from_secs(2);
+/// not accept tries again within a second, and the machine may be busy with other tests.
+const AGAIN: Duration = Duration::from_secs(3);
 
 /// Whether the other side has ended the connection; what it sends is read and forgotten.
 fn has_ended(stream: &mut TcpStream) -> bool {
@@ -179,7 +179,8 @@ fn a_thousand_that_send_byte_after_byte_all_end_at_their_deadline() {
         if streams.is_empty() {
             break;
         }
-        let most = made + Duration::from_secs(3);
+        // The deadline, the second in which those that are late end, and one for a busy machine.
+        let most = made + Duration::from_secs(4);
         assert!(began.elapsed() < most, "{} are open after {most:?}", streams.len());
         thread::sleep(Duration::from_millis(100));
     }
