@@ -42,6 +42,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const SWARMS: u32 = 1_000;
 const PEERS: u32 = 20_000;
+/// Too many for the processor's own cache: what is due is prefetched.
+const MANY_SWARMS: u32 = 20_000;
+const MANY_PEERS: u32 = 100_000;
 /// Of an announce; more than most swarms have, fewer than the popular ones have.
 const NUM_WANT: u32 = 50;
 /// Announces of a round: so many that their mean hardly depends on who is drawn.
@@ -56,11 +59,14 @@ type Round = Box<dyn FnMut() -> usize>;
 type Scenario = (&'static str, fn() -> Round);
 
 /// `.ci/instructions` compares those whose names differ only in the number of cores.
-const SCENARIOS: [Scenario; 12] = [
-    ("store/announce/v4", || store_announce(Family::V4)),
-    ("store/announce/v6", || store_announce(Family::V6)),
-    ("store/insert/v4", store_insert),
-    ("store/scrape_74/v4", store_scrape),
+const SCENARIOS: [Scenario; 15] = [
+    ("store/announce/v4", || store_announce(&few(Family::V4))),
+    ("store/announce/v6", || store_announce(&few(Family::V6))),
+    ("store/announce/v4/many", || store_announce(&MANY)),
+    ("store/insert/v4", || store_insert(few(Family::V4))),
+    ("store/insert/v4/many", || store_insert(MANY)),
+    ("store/scrape_74/v4", || store_scrape(&few(Family::V4))),
+    ("store/scrape_74/v4/many", || store_scrape(&MANY)),
     ("store/sweep/v4", store_sweep),
     ("tracker/census", tracker_census),
     ("tracker/udp_announce/cores=1", || tracker_udp(1)),
@@ -71,7 +77,9 @@ const SCENARIOS: [Scenario; 12] = [
     ("wire/http_announce", wire_http),
 ];
 
-fn size(family: Family) -> Size {
+const MANY: Size = Size { swarms: MANY_SWARMS, peers: MANY_PEERS, family: Family::V4 };
+
+const fn few(family: Family) -> Size {
     Size { swarms: SWARMS, peers: PEERS, family }
 }
 
@@ -85,23 +93,23 @@ fn insert(store: &mut SwarmStore, draws: &[Draw]) {
 }
 
 /// A store with all peers, and known ones of them at random.
-fn full_store(family: Family) -> (SwarmStore, Vec<Draw>) {
-    let size = size(family);
-    let all: Vec<Draw> = (0..PEERS).map(|number| size.draw(number)).collect();
+fn full_store(size: &Size) -> (SwarmStore, Vec<Draw>) {
+    let Size { peers, family, .. } = *size;
+    let all: Vec<Draw> = (0..peers).map(|number| size.draw(number)).collect();
     let mut store = size.store();
     insert(&mut store, &all);
     let totals = store.totals();
     let (seeders, leechers) = (totals.seeders[family as usize], totals.leechers[family as usize]);
-    assert_eq!((seeders, leechers), (u64::from(PEERS / 5), u64::from(PEERS - PEERS / 5)));
+    assert_eq!((seeders, leechers), (u64::from(peers / 5), u64::from(peers - peers / 5)));
     let mut rng = Rng::new(5);
-    let known = (0..ROUND).map(|_| all[rng.below(PEERS) as usize]).collect();
+    let known = (0..ROUND).map(|_| all[rng.below(peers) as usize]).collect();
     (store, known)
 }
 
 /// Known peers announce again, and the replies are written.
-fn store_announce(family: Family) -> Round {
-    let (mut store, known) = full_store(family);
-    let endpoint_bytes = match family {
+fn store_announce(size: &Size) -> Round {
+    let (mut store, known) = full_store(size);
+    let endpoint_bytes = match size.family {
         Family::V4 => ENDPOINT_V4_BYTES,
         Family::V6 => ENDPOINT_V6_BYTES,
     };
@@ -127,20 +135,19 @@ fn given(seeder: bool, (seeders, leechers): (u32, u32)) -> usize {
 }
 
 /// An empty store takes all peers.
-fn store_insert() -> Round {
-    let size = size(Family::V4);
-    let all: Vec<Draw> = (0..PEERS).map(|number| size.draw(number)).collect();
+fn store_insert(size: Size) -> Round {
+    let all: Vec<Draw> = (0..size.peers).map(|number| size.draw(number)).collect();
     Box::new(move || {
         let mut store = size.store();
         insert(&mut store, &all);
-        assert_eq!(store.totals().seeders[0] + store.totals().leechers[0], u64::from(PEERS));
+        assert_eq!(store.totals().seeders[0] + store.totals().leechers[0], u64::from(size.peers));
         all.len()
     })
 }
 
 /// Scrapes of as many hashes as a datagram holds; popular swarms often come more than once.
-fn store_scrape() -> Round {
-    let (mut store, known) = full_store(Family::V4);
+fn store_scrape(size: &Size) -> Round {
+    let (mut store, known) = full_store(size);
     Box::new(move || {
         for draws in known.chunks_exact(SCRAPE) {
             assert!(scrape(&mut store, black_box(draws)) > 0);
@@ -153,7 +160,7 @@ fn store_scrape() -> Round {
 fn store_sweep() -> Round {
     /// The sweep goes round in this time at the most; a peer lives through some rounds of it.
     const SECONDS: u32 = 512;
-    let (mut store, _) = full_store(Family::V4);
+    let (mut store, _) = full_store(&few(Family::V4));
     let swarms = store.totals().swarms;
     let mut now = NOW;
     Box::new(move || {

@@ -66,29 +66,29 @@ impl Company<'_> {
 
 impl SwarmStore {
     /// Inserts or refreshes a peer, creating its swarm if need be, within the bounds.
+    #[inline]
     pub fn announce(&mut self, now: Seconds, arrival: &Arrival) -> Announced {
-        match self.announce_if(now, arrival, |_, _| Ok::<(), Infallible>(())) {
-            Ok(announced) => announced,
-            Err(never) => match never {},
-        }
+        let Ok(announced) = self.announce_if(now, arrival, |_, _| Ok::<(), Infallible>(()));
+        announced
     }
 
     /// As [`SwarmStore::announce`], but newcomers only if `admit` says so.
     ///
     /// # Errors
     /// What `admit` says; nothing is changed then.
+    #[inline(always)]
     pub fn announce_if<E>(
         &mut self,
         now: Seconds,
         arrival: &Arrival,
         admit: impl FnOnce(Newcomer, &Company<'_>) -> Result<(), E>,
     ) -> Result<Announced, E> {
-        let now = self.pass_time(now);
-        let stamp = self.clock.stamp(now);
+        self.pass_time(now);
+        let stamp = self.stamp;
         let (family, scope) = (arrival.endpoint.family(), arrival.scope);
         let chance = self.rng.next_u64();
         let pick = u32::try_from(chance >> 32).expect("the upper half");
-        let refresh = Refresh { now: stamp, report: arrival.report, id: &arrival.peer_id, pick };
+        let refresh = Refresh { now: stamp, report: &arrival.report, id: &arrival.peer_id, pick };
 
         // A known peer of a swarm with one list: most announces are of this kind.
         let (found, hint) = self.locate(&arrival.info_hash);
@@ -104,17 +104,28 @@ impl SwarmStore {
                 }
             }
         }
+        self.announce_news(arrival, &refresh, (found, news), chance, admit)
+    }
 
+    /// What [`SwarmStore::announce_if`] does if there is more to do than to renew a peer.
+    #[inline(never)]
+    fn announce_news<E>(
+        &mut self,
+        arrival: &Arrival,
+        refresh: &Refresh<'_>,
+        (found, news): (Option<Block>, News),
+        chance: u64,
+        admit: impl FnOnce(Newcomer, &Company<'_>) -> Result<(), E>,
+    ) -> Result<Announced, E> {
         // Who has expired is nobody's company, and not known any more.
-        let found = found.and_then(|swarm| self.expire_swarm(stamp, swarm));
+        let found = found.and_then(|swarm| self.expire_swarm(refresh.now, swarm));
         if let Some(newcomer) = self.newcomer(arrival, found, &news) {
             admit(newcomer, &Company { store: self, swarm: found, arrival, chance })?;
         }
-        Ok(self.announce_anew(now, arrival, &refresh, (found, news), chance))
+        Ok(self.announce_anew(arrival, refresh, (found, news), chance))
     }
 
     /// What an announce would bring; `None`: its peer is known.
-    #[inline(never)]
     fn newcomer(&self, arrival: &Arrival, found: Option<Block>, news: &News) -> Option<Newcomer> {
         let swarm = match (found, news) {
             (None, _) => return Some(Newcomer::Swarm),
@@ -140,10 +151,7 @@ impl SwarmStore {
     ) -> Announced {
         let head = self.swarms.lists.head(swarm);
         // Windows of large lists begin where that was prefetched.
-        let chance = match hint {
-            Some(hint) if head.is_large() => hint.chance,
-            _ => chance,
-        };
+        let chance = hint.and_then(|hint| hint.windows()).unwrap_or(chance);
         let Renewed { position, stamp: before, ref census } = *renewed;
         let counts = Counts::of_one(census, head.completed);
         if head.is_on_probation() && self.came_back(now, before) {
@@ -158,7 +166,6 @@ impl SwarmStore {
     #[inline(never)]
     fn announce_anew(
         &mut self,
-        now: Seconds,
         arrival: &Arrival,
         refresh: &Refresh<'_>,
         (mut found, mut news): (Option<Block>, News),
@@ -167,7 +174,7 @@ impl SwarmStore {
         let stamp = refresh.now;
         let (family, scope) = (arrival.endpoint.family(), arrival.scope);
         // Who is known needs no memory. Else what makes room may move or remove any swarm.
-        if !matches!(news, News::Of(_)) && self.make_room(now, arrival) {
+        if !matches!(news, News::Of(_)) && self.make_room(self.seen, arrival) {
             (found, news) = (self.swarms.find(&arrival.info_hash), News::Unknown);
         }
         let mut swarm =

@@ -53,7 +53,8 @@ impl SwarmStore {
     ///
     /// Returns whether there is more to do now.
     pub fn sweep(&mut self, now: Seconds) -> bool {
-        let now = self.pass_time(now);
+        self.pass_time(now);
+        let now = self.seen;
         self.look_for_memory(now);
         let spans = self.swarms.lists.slab.spans();
         let round = (self.bounds.peer_ttl_secs / ROUNDS).clamp(ROUND_SECS.0, ROUND_SECS.1);
@@ -202,16 +203,14 @@ impl SwarmStore {
         Some(swarm)
     }
 
-    /// Lets time pass. Notices when so much has passed that nobody can be left, and when the hand
-    /// is so late that stamps would wrap around.
-    ///
-    /// Returns the time to go by, which never steps back.
+    /// Lets time pass up to `now`, or stay where it is: it never steps back. Notices when so much
+    /// has passed that nobody can be left, and when the hand is so late that stamps would wrap
+    /// around.
     #[inline]
-    pub(super) fn pass_time(&mut self, now: Seconds) -> Seconds {
+    pub(super) fn pass_time(&mut self, now: Seconds) {
         if now > self.seen {
             self.pass_on(now);
         }
-        self.seen
     }
 
     #[inline(never)]
@@ -224,7 +223,7 @@ impl SwarmStore {
             self.survey = Survey::default();
             self.sweep = Sweep { until: now, complete: now, began: now, ..Sweep::default() };
         }
-        self.seen = now;
+        (self.seen, self.stamp) = (now, self.clock.stamp(now));
         if now.since(self.sweep.complete) > self.clock.span_secs() {
             self.sweep.began = now;
             self.sweep.due = 2 * self.swarms.lists.slab.spans();

@@ -50,6 +50,7 @@ impl Hasher {
 
     /// The hash of a swarm's name.
     #[must_use]
+    #[inline]
     pub fn info_hash(&self, info_hash: &InfoHash) -> u64 {
         self.fold(self.sum_of(&info_hash.0))
     }
@@ -76,28 +77,37 @@ impl Hasher {
     }
 
     fn sum_of(&self, bytes: &[u8; 20]) -> u64 {
-        let (words, _) = bytes.as_chunks::<4>();
+        self.sum_of_words(bytes.as_chunks().0)
+    }
+
+    /// The words are read in the machine's own order, which is one instruction less: hashes stay
+    /// where they were made.
+    #[inline(always)]
+    fn sum_of_words(&self, words: &[[u8; 4]]) -> u64 {
         let mut sum = self.sum;
         for (word, key) in words.iter().zip(self.words) {
-            sum = sum.wrapping_add(u64::from(u32::from_be_bytes(*word)).wrapping_mul(key));
+            let word: u32 = bytemuck::pod_read_unaligned(word);
+            sum = sum.wrapping_add(u64::from(word).wrapping_mul(key));
         }
         sum
     }
 
     /// The hash of a peer's name within a swarm.
     #[must_use]
+    #[inline]
     pub fn endpoint(&self, endpoint: &Endpoint) -> u64 {
-        self.compact(endpoint.as_bytes())
+        match endpoint {
+            Endpoint::V4(bytes) => self.compact(bytes),
+            Endpoint::V6(bytes) => self.compact(bytes),
+        }
     }
 
     /// The hash of an endpoint in its compact form, 6 or 18 bytes.
     #[must_use]
+    #[inline(always)]
     pub fn compact(&self, endpoint: &[u8]) -> u64 {
         let (words, rest) = endpoint.as_chunks::<4>();
-        let mut sum = self.sum;
-        for (word, key) in words.iter().zip(self.words) {
-            sum = sum.wrapping_add(u64::from(u32::from_be_bytes(*word)).wrapping_mul(key));
-        }
+        let mut sum = self.sum_of_words(words);
         if let Some(port) = rest.first_chunk::<2>() {
             let port = u64::from(u16::from_be_bytes(*port));
             sum = sum.wrapping_add(port.wrapping_mul(self.words[WORDS - 1]));

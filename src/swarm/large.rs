@@ -9,7 +9,7 @@ use smallvec::{SmallVec, smallvec};
 use super::class::{BLOCK_BYTES_MAX, Class};
 use super::hash::Hasher;
 use super::layout::{Clock, Columns, SMALL_MAX, Shape};
-use super::peers::{Census, List, choose, oldest_age};
+use super::peers::{Census, List, Refresh, choose, oldest_age};
 use super::slab::{Block, Slab, Use};
 use super::table::{Home, Keys, Table};
 use crate::limits::{ENDPOINT_V4_BYTES, ENDPOINT_V6_BYTES};
@@ -106,7 +106,7 @@ impl Runs {
     #[inline(always)]
     pub fn stretch(&self, from: u32, to: u32) -> (usize, usize, usize) {
         let (run, at) = self.locate(from);
-        (run, at, (at + (to - from) as usize).min(self.full()))
+        (run, at, at + ((to - from) as usize).min(self.full() - at))
     }
 
     /// The endpoints of `from..to`, as far as they lie in one run, and where that ends.
@@ -140,6 +140,11 @@ impl Runs {
         let (run, at) = self.stamp_place(position);
         slab.get_mut(self.blocks[run], at + size_of::<u16>())[at..]
             .copy_from_slice(bytemuck::bytes_of(&stamp));
+    }
+
+    fn set_id(&self, slab: &mut Slab, position: u32, id: &PeerId) {
+        let (run, at) = self.locate(position);
+        self.columns_mut(slab, run).ids.as_chunks_mut().0[at] = id.0;
     }
 
     /// The run of a stamp, and its place in the block.
@@ -246,8 +251,17 @@ struct Endpoints<'a> {
 }
 
 impl Keys for Endpoints<'_> {
+    #[inline]
     fn hash(&self, slab: &Slab, position: u32) -> u64 {
-        self.hasher.compact(self.runs.endpoint(slab, position))
+        // Two ways, so that the length is known on each.
+        match self.runs.family() {
+            Family::V4 => {
+                self.hasher.compact(self.runs.endpoint_of::<ENDPOINT_V4_BYTES>(slab, position))
+            }
+            Family::V6 => {
+                self.hasher.compact(self.runs.endpoint_of::<ENDPOINT_V6_BYTES>(slab, position))
+            }
+        }
     }
 
     fn prefetch(&self, slab: &Slab, position: u32) {
@@ -455,27 +469,21 @@ impl List for LargeList<'_> {
     }
 
     #[inline(always)]
-    fn set_stamp(&mut self, position: u32, stamp: u16) {
+    fn settle(
+        &mut self,
+        position: u32,
+        census: &Census,
+        stamp: u16,
+        announce: &Refresh<'_>,
+    ) -> u32 {
         self.large.runs.set_stamp(self.slab, position, stamp);
-    }
-
-    fn set_id(&mut self, position: u32, id: &PeerId) {
-        if self.large.runs.shape.id_bytes == 0 {
-            return;
+        if self.large.runs.shape.id_bytes > 0 {
+            self.large.runs.set_id(self.slab, position, announce.id);
         }
-        let (run, at) = self.large.runs.locate(position);
-        if let Some(kept) =
-            self.large.runs.columns_mut(self.slab, run).ids.as_chunks_mut().0.get_mut(at)
-        {
-            *kept = id.0;
-        }
-    }
-
-    fn mix(&mut self, position: u32, census: &Census, pick: u32) -> u32 {
-        if !pick.is_multiple_of(MIXES_ONE_IN) {
+        if !announce.pick.is_multiple_of(MIXES_ONE_IN) {
             return position;
         }
-        let other = choose(pick, census.kind(position));
+        let other = choose(announce.pick, census.kind(position));
         if other != position {
             self.swap(position, other);
         }
@@ -499,6 +507,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::super::hash::HashKey;
+    use super::super::peers::Report;
     use super::*;
 
     fn endpoint(peer: u32) -> Endpoint {
@@ -595,7 +604,14 @@ mod tests {
         let census = large.census;
         let mut list = LargeList { large: &mut large, slab: &mut slab, hasher: &hasher };
         // Of small picks the first place is chosen.
-        let moved = (0..160).filter(|&pick| list.mix(5, &census, pick) == 0).count();
+        let report = Report { seeder: false, partial: false, completed: false };
+        let moved = (0..160).filter(|&pick| {
+            let announce = Refresh { now: 7, report: &report, id: &PeerId([1; 20]), pick };
+            let at = list.settle(5, &census, 7, &announce);
+            assert_eq!(list.stamp(at), 7);
+            at == 0
+        });
+        let moved = moved.count();
         assert_eq!(moved, 10);
         large.check_invariants(&slab, &hasher);
     }

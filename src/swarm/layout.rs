@@ -243,7 +243,7 @@ impl Shape {
 }
 
 /// Peers that a block of each class has room for, by [`Shape`].
-const ROOMS: [[[usize; CLASSES]; 2]; 2] = {
+const ROOMS: [[[u8; CLASSES]; 2]; 2] = {
     let mut rooms = [[[0; CLASSES]; 2]; 2];
     let mut index = 0;
     while index < 4 * CLASSES {
@@ -251,7 +251,11 @@ const ROOMS: [[[usize; CLASSES]; 2]; 2] = {
         let family = if v6 == 1 { Family::V6 } else { Family::V4 };
         let shape = Shape::new(family, keep_ids == 1);
         let room = (class_bytes(class) - HEAD_BYTES) / shape.peer_bytes();
-        rooms[v6][keep_ids][class] = if room > SMALL_MAX { SMALL_MAX } else { room };
+        // Counted up to, so that it is a byte.
+        let counted = &mut rooms[v6][keep_ids][class];
+        while (*counted as usize) < room && (*counted as usize) < SMALL_MAX {
+            *counted += 1;
+        }
         index += 1;
     }
     rooms
@@ -259,10 +263,10 @@ const ROOMS: [[[usize; CLASSES]; 2]; 2] = {
 
 /// Peers that a small list has room for.
 #[must_use]
-#[inline]
+#[inline(always)]
 pub fn room(head: &Head, keep_ids: bool) -> usize {
     let v6 = usize::from(head.flags & V6 != 0);
-    ROOMS[v6][usize::from(keep_ids)][usize::from(head.class)]
+    usize::from(ROOMS[v6][usize::from(keep_ids)][usize::from(head.class)])
 }
 
 /// What is kept of each peer, side by side.

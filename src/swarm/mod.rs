@@ -190,8 +190,9 @@ pub struct Totals {
 pub struct SwarmStore {
     bounds: Bounds,
     clock: Clock,
-    /// The latest time that was handed in.
+    /// The latest time that was handed in, and its stamp.
     seen: Seconds,
+    stamp: u16,
     swarms: Swarms,
     rng: Rng,
     /// What is known of the announces and scrapes that are due.
@@ -227,6 +228,7 @@ impl SwarmStore {
             bounds,
             clock: Clock::new(bounds.peer_ttl_secs),
             seen: Seconds(0),
+            stamp: 0,
             swarms,
             rng,
             hints: Hints::default(),
@@ -247,7 +249,7 @@ impl SwarmStore {
             .list(swarm, arrival.endpoint.family(), arrival.scope)
             .and_then(|list| Some((list, self.swarms.lists.find(list, &arrival.endpoint)?)));
         let Some((list, position)) = found else { return false };
-        self.remove_peer(self.clock.stamp(self.seen), &mut swarm, list, position);
+        self.remove_peer(self.stamp, &mut swarm, list, position);
         let lists = &self.swarms.lists;
         let is_empty = self.swarms.lists_of(swarm).all(|list| lists.census(list).len == 0);
         // A swarm without peers stays a while if it has downloads to tell about.
@@ -265,10 +267,11 @@ impl SwarmStore {
     }
 
     /// The swarm of `info_hash`, with its expired peers gone; creates nothing.
+    #[inline]
     pub fn find(&mut self, now: Seconds, info_hash: &InfoHash) -> Option<SwarmHandle> {
-        let now = self.pass_time(now);
+        self.pass_time(now);
         let swarm = self.locate(info_hash).0?;
-        self.expire_swarm(self.clock.stamp(now), swarm).map(SwarmHandle)
+        self.expire_swarm(self.stamp, swarm).map(SwarmHandle)
     }
 
     /// Who is in a swarm.
@@ -290,22 +293,24 @@ impl SwarmStore {
     }
 
     /// Chooses peers for an asker: see [`Wish`] for whom it may be given. Each has the same chance.
-    #[inline]
+    ///
+    /// Part of its caller, as an announce is: a processor that reads at once what was just written
+    /// piece by piece, as when what an announce did is handed around, has to wait for it.
+    #[inline(always)]
     pub fn sample(&mut self, handle: SwarmHandle, wish: &Wish) -> Sample<'_> {
         let chance = wish.asker.map_or_else(|| self.rng.next_u64(), |asker| asker.chance);
-        let draws = Rng::new(chance);
         self.choice.clear();
         if self.swarms.lists.head(handle.0).next().is_some() {
-            self.choose_of_many(handle, wish, draws);
+            self.choose_of_many(handle, wish, Rng::new(chance));
         } else if self.may_be_given(handle.0, wish) {
-            self.choose_of_one(handle.0, wish, draws);
+            self.choose_of_one(handle.0, wish, chance);
         }
         Sample::of(&self.swarms.lists, &self.choice)
     }
 
     /// What `choose_of_many` does, for one list.
-    #[inline]
-    fn choose_of_one(&mut self, list: Block, wish: &Wish, mut draws: Rng) {
+    #[inline(always)]
+    fn choose_of_one(&mut self, list: Block, wish: &Wish, chance: u64) {
         let Census { len, seeders, .. } = self.swarms.lists.census(list);
         let asker = wish.asker.map(|asker| asker.position);
         let want = u32::from(wish.num_want);
@@ -320,22 +325,25 @@ impl SwarmStore {
         }
         let leechers = Bucket::new(list, seeders, len, asker);
         let seeders = Bucket::new(list, 0, seeders - from, asker);
-        let begins = draws.two();
-        let shares = apportion_two(draws.next_u32(), want, [leechers.size(), seeders.size()]);
+        let begins = Rng::new(chance).two();
+        // Chance itself is as good as what the generator makes of it, and independent of that.
+        let draw = u32::try_from(chance & u64::from(u32::MAX)).expect("the lower half");
+        let shares = apportion_two(draw, want, [leechers.size(), seeders.size()]);
         self.choice.take(&leechers, leechers.begin(begins[0]), shares[0]);
         self.choice.take(&seeders, seeders.begin(begins[1]), shares[1]);
     }
 
     /// Whether a list is of those the asker may be given.
-    #[inline]
+    #[inline(always)]
     fn may_be_given(&self, list: Block, wish: &Wish) -> bool {
         let head = self.swarms.lists.head(list);
         let reachable = head.scope() == Scope::PUBLIC || head.scope() == wish.scope;
         // A list that has more expired peers than can leave at once is silent meanwhile.
-        let is_late = self.clock.is_expired(self.clock.stamp(self.seen), head.oldest);
+        let is_late = self.clock.is_expired(self.stamp, head.oldest);
         reachable && !is_late && wish.family.is_none_or(|wanted| wanted == head.family())
     }
 
+    #[inline(never)]
     fn choose_of_many(&mut self, handle: SwarmHandle, wish: &Wish, mut draws: Rng) {
         let lists = &self.swarms.lists;
         let mut buckets: SmallVec<[Bucket; BUCKETS_MAX]> = SmallVec::new_const();
@@ -456,7 +464,8 @@ impl SwarmStore {
     /// Panics unless every stated relation holds. For tests and the fuzzers.
     pub fn check_invariants(&self) {
         let (swarms, lists) = (&self.swarms, &self.swarms.lists);
-        swarms.check_invariants(self.clock.stamp(self.seen));
+        assert_eq!(self.stamp, self.clock.stamp(self.seen));
+        swarms.check_invariants(self.stamp);
         let (mut seeders, mut leechers) = ([0; 2], [0; 2]);
         for swarm in swarms.iter() {
             let mut peers = 0;

@@ -37,7 +37,7 @@ pub struct Refresh<'a> {
     /// The stamp of this moment.
     pub now: u16,
     /// What it says.
-    pub report: Report,
+    pub report: &'a Report,
     /// Its id, if ids are kept.
     pub id: &'a PeerId,
     /// Chance: with whom it changes places.
@@ -87,15 +87,13 @@ pub trait List {
     fn set_census(&mut self, census: Census);
     /// The stamp at a position.
     fn stamp(&self, position: u32) -> u16;
-    /// Changes the stamp at a position.
-    fn set_stamp(&mut self, position: u32, stamp: u16);
-    /// Changes the id at a position; nothing if ids are not kept.
-    fn set_id(&mut self, position: u32, id: &PeerId);
     /// Exchanges two positions in every column and in the index.
     fn swap(&mut self, a: u32, b: u32);
-    /// Lets a peer that has just announced change places with others of its kind, so that the
-    /// order mixes; `pick` is random. Returns where it stands now.
-    fn mix(&mut self, position: u32, census: &Census, pick: u32) -> u32;
+    /// Writes down the stamp and the id of a peer that has just announced, the id if ids are kept,
+    /// and lets it change places with others of its kind, so that the order mixes. Returns where it
+    /// stands now.
+    fn settle(&mut self, position: u32, census: &Census, stamp: u16, announce: &Refresh<'_>)
+    -> u32;
 
     /// Applies an announce that says nothing new but that the peer is still there, as most do.
     ///
@@ -103,7 +101,7 @@ pub trait List {
     /// [`News`], and nothing is changed, if it says more.
     #[inline(always)]
     fn renew(&mut self, position: u32, announce: &Refresh<'_>) -> Result<Renewed, News> {
-        let Refresh { now, report, id, pick } = *announce;
+        let Refresh { now, report, .. } = *announce;
         let (census, before) = (self.census(), self.stamp(position));
         let is_seeder = position < census.seeders;
         let is_partial = before & PARTIAL != 0;
@@ -113,15 +111,14 @@ pub trait List {
         if is_new {
             return Err(News::Of(position));
         }
-        self.set_stamp(position, now | before & (PARTIAL | COUNTED));
-        self.set_id(position, id);
-        let position = self.mix(position, &census, pick);
+        let stamp = now | before & (PARTIAL | COUNTED);
+        let position = self.settle(position, &census, stamp, announce);
         Ok(Renewed { position, stamp: before, census })
     }
 
     /// Applies an announce by the peer at `position`, which may have `joined` just now.
     fn refresh(&mut self, position: u32, joined: bool, announce: &Refresh<'_>) -> Refreshed {
-        let Refresh { now, report, id, pick } = *announce;
+        let Refresh { now, report, .. } = *announce;
         let old = self.census();
         let mut census = old;
         let before = self.stamp(position);
@@ -133,10 +130,9 @@ pub trait List {
         census.partial += u32::from(partial);
         census.partial -= u32::from(before & PARTIAL != 0);
         let flags = if counted || completed { COUNTED } else { 0 };
-        self.set_stamp(position, now | flags | if partial { PARTIAL } else { 0 });
-        self.set_id(position, id);
-        let mut position = self.move_over(position, report.seeder, &mut census);
-        position = self.mix(position, &census, pick);
+        let stamp = now | flags | if partial { PARTIAL } else { 0 };
+        let position = self.move_over(position, report.seeder, &mut census);
+        let position = self.settle(position, &census, stamp, announce);
         if census != old {
             self.set_census(census);
         }

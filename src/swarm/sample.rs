@@ -184,8 +184,9 @@ impl<'a> Sample<'a> {
 
     /// Those chosen out of `lists`.
     #[must_use]
+    #[inline]
     pub fn of(lists: &'a Lists, choice: &'a Choice) -> Self {
-        Self { lists: Some(lists), ranges: &choice.ranges }
+        Self { lists: Some(lists), ranges: choice.ranges() }
     }
 
     /// Hands out the chosen peers in runs, none of them empty.
@@ -218,23 +219,32 @@ impl<'a> Sample<'a> {
 /// Which peers are chosen. The store keeps one: it is too large to be handed around.
 #[derive(Debug)]
 pub struct Choice {
-    ranges: Vec<Range>,
+    /// The first `len` of them.
+    ranges: [Range; RANGES_MAX],
+    len: usize,
 }
 
 /// Ranges of one bucket at the most: around the end, and on both sides of the asker.
 const BUCKET_RANGES: usize = 3;
+/// Ranges of all buckets at the most, and one more that is written to though nobody is in it.
+const RANGES_MAX: usize = BUCKETS_MAX * BUCKET_RANGES + 1;
 
 impl Choice {
-    /// Nobody yet; it never allocates again.
+    /// Nobody yet.
     #[must_use]
     pub fn new() -> Self {
-        Self { ranges: Vec::with_capacity(BUCKETS_MAX * BUCKET_RANGES) }
+        Self { ranges: [Range { list: Block::FIRST, from: 0, to: 0 }; RANGES_MAX], len: 0 }
     }
 
     /// Nobody.
     #[inline]
-    pub fn clear(&mut self) {
-        self.ranges.clear();
+    pub const fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    #[inline]
+    fn ranges(&self) -> &[Range] {
+        &self.ranges[..self.len]
     }
 
     /// Adds `take` peers out of `bucket`: those that stand at `begin` and behind, around the end,
@@ -268,9 +278,10 @@ impl Choice {
     /// Adds the peers at `from..to`, if that is anybody.
     #[inline(always)]
     pub fn add(&mut self, list: Block, from: u32, to: u32) {
-        if from < to {
-            self.ranges.push(Range { list, from, to });
-        }
+        // Written in any case: whether it counts is a number, not a branch, for it is a toss-up
+        // whether a window goes around the end.
+        self.ranges[self.len] = Range { list, from, to };
+        self.len += usize::from(from < to);
     }
 }
 
@@ -363,10 +374,10 @@ mod tests {
                 for take in 0..=bucket.size() {
                     let mut choice = Choice::new();
                     choice.take(&bucket, begin, take);
-                    let chosen = choice.ranges.iter().map(|range| range.to - range.from);
+                    let chosen = choice.ranges().iter().map(|range| range.to - range.from);
                     assert_eq!(chosen.sum::<u32>(), take);
-                    assert!(choice.ranges.len() <= BUCKET_RANGES);
-                    for range in &choice.ranges {
+                    assert!(choice.len <= BUCKET_RANGES);
+                    for range in choice.ranges() {
                         assert!(range.from < range.to && range.to <= 11);
                         (range.from..range.to).for_each(|position| seen[position as usize] += 1);
                     }

@@ -34,6 +34,9 @@ const NONE: u32 = u32::MAX;
 pub struct Block(NonZeroU32);
 
 impl Block {
+    /// The one at the beginning of the memory.
+    pub const FIRST: Self = Self(NonZeroU32::MIN);
+
     fn new(span: usize, offset: usize) -> Self {
         let number = span * SPAN_WORDS + offset / WORD + 1;
         let number = u32::try_from(number).expect("the budget is below 16 GiB");

@@ -2,8 +2,8 @@
 
 use super::layout::{HEAD_WORDS, Head, room};
 use super::machine::Needle;
-use super::peers::{Census, List, choose};
-use crate::limits::ENDPOINT_V4_BYTES;
+use super::peers::{Census, List, Refresh, choose};
+use crate::limits::{ENDPOINT_V4_BYTES, ENDPOINT_V6_BYTES};
 use crate::wire::id::PeerId;
 
 /// How many are in a small list.
@@ -49,13 +49,23 @@ pub fn position_of_v4(
     None
 }
 
-/// A small list at work.
+/// Words of two bytes in an endpoint of IPv4.
+pub const V4_HALVES: usize = ENDPOINT_V4_BYTES / size_of::<u16>();
+/// Words of two bytes in an endpoint of IPv6.
+pub const V6_HALVES: usize = ENDPOINT_V6_BYTES / size_of::<u16>();
+const ID_HALVES: usize = size_of::<PeerId>() / size_of::<u16>();
+
+/// A small list at work, whose endpoints have `N` words of two bytes.
+///
+/// All columns are counted in such words: to find a place takes no division, and no slice for each
+/// column.
 pub struct Small<'a, const N: usize> {
     head: &'a mut Head,
-    endpoints: &'a mut [[u8; N]],
-    stamps: &'a mut [u16],
-    /// Empty when ids are not kept.
-    ids: &'a mut [[u8; size_of::<PeerId>()]],
+    /// What lies behind the head.
+    columns: &'a mut [u16],
+    /// Peers that the columns have room for.
+    room: usize,
+    keep_ids: bool,
 }
 
 impl<'a, const N: usize> Small<'a, N> {
@@ -65,29 +75,51 @@ impl<'a, const N: usize> Small<'a, N> {
         let (head, rest) = words.split_first_chunk_mut::<HEAD_WORDS>().expect("a block");
         let head: &mut Head = bytemuck::cast_mut(head);
         let room = room(head, keep_ids);
-        let (endpoints, rest) = bytemuck::cast_slice_mut(rest).split_at_mut(room * N);
-        let (stamps, rest) = rest.split_at_mut(room * size_of::<u16>());
-        let ids = if keep_ids { &mut rest[..room * size_of::<PeerId>()] } else { &mut [] };
-        Self {
-            head,
-            endpoints: endpoints.as_chunks_mut().0,
-            stamps: bytemuck::cast_slice_mut(stamps),
-            ids: ids.as_chunks_mut().0,
-        }
-    }
-
-    /// The endpoints of its peers.
-    #[inline]
-    pub fn endpoints(&self) -> &[[u8; N]] {
-        &self.endpoints[..usize::from(self.head.len)]
+        Self { head, columns: bytemuck::cast_slice_mut(rest), room, keep_ids }
     }
 
     /// Appends a leecher with an empty stamp; there is room for it.
-    pub fn push(&mut self, endpoint: &[u8; N]) {
-        let len = usize::from(self.head.len);
-        self.endpoints[len] = *endpoint;
-        self.stamps[len] = 0;
+    pub fn push(&mut self, endpoint: [u16; N]) {
+        let position = usize::from(self.head.len);
+        debug_assert!(position < self.room);
+        self.set(N * position, endpoint);
+        self.set(self.stamp_at(position), [0]);
         self.head.len += 1;
+    }
+
+    #[inline(always)]
+    const fn stamp_at(&self, position: usize) -> usize {
+        N * self.room + position
+    }
+
+    const fn id_at(&self, position: usize) -> usize {
+        (N + 1) * self.room + ID_HALVES * position
+    }
+
+    #[inline(always)]
+    fn get<const WIDTH: usize>(&self, at: usize) -> [u16; WIDTH] {
+        *self.columns[at..].first_chunk().expect("inside of the memory")
+    }
+
+    #[inline(always)]
+    fn set<const WIDTH: usize>(&mut self, at: usize, halves: [u16; WIDTH]) {
+        *self.columns[at..].first_chunk_mut().expect("inside of the memory") = halves;
+    }
+
+    /// Brings what is at the first place to the last, what is there to the second, and what is
+    /// there to the first. The second may be the first; or all three are one.
+    #[inline(always)]
+    fn rotate<const WIDTH: usize>(&mut self, places: [usize; 3], new: Option<[u16; WIDTH]>) {
+        let [first, second, last] = places.map(|at| self.get(at));
+        self.set(places[0], second);
+        self.set(places[1], last);
+        self.set(places[2], new.unwrap_or(first));
+    }
+
+    fn swap_words<const WIDTH: usize>(&mut self, [a, b]: [usize; 2]) {
+        let (first, second) = (self.get::<WIDTH>(a), self.get::<WIDTH>(b));
+        self.set(a, second);
+        self.set(b, first);
     }
 }
 
@@ -106,41 +138,39 @@ impl<const N: usize> List for Small<'_, N> {
 
     #[inline]
     fn stamp(&self, position: u32) -> u16 {
-        self.stamps[position as usize]
+        let [stamp] = self.get(self.stamp_at(position as usize));
+        stamp
     }
 
-    #[inline]
-    fn set_stamp(&mut self, position: u32, stamp: u16) {
-        self.stamps[position as usize] = stamp;
-    }
-
-    #[inline]
-    fn set_id(&mut self, position: u32, id: &PeerId) {
-        if let Some(kept) = self.ids.get_mut(position as usize) {
-            *kept = id.0;
-        }
-    }
-
-    /// The peer goes to the end of its kind, so that a window of the others is not cut in two, and
-    /// who was there to a random place.
+    /// The peer goes to the end of its kind, so that a window of the others is not cut in two; who
+    /// was there goes to a random place, and who was there to the peer's.
     #[inline(always)]
-    fn mix(&mut self, position: u32, census: &Census, pick: u32) -> u32 {
+    fn settle(
+        &mut self,
+        position: u32,
+        census: &Census,
+        stamp: u16,
+        announce: &Refresh<'_>,
+    ) -> u32 {
         let (from, to) = census.kind(position);
         let last = to - 1;
-        self.swap(position, last);
-        // All but the last.
-        let other = choose(pick, (from, last));
-        self.swap(if position == last { other } else { position }, other);
+        let other = if position == last { last } else { choose(announce.pick, (from, last)) };
+        let places = [position, other, last].map(|position| position as usize);
+        self.rotate::<N>(places.map(|position| N * position), None);
+        self.rotate(places.map(|position| self.stamp_at(position)), Some([stamp]));
+        if self.keep_ids {
+            let id = bytemuck::cast::<_, [u16; ID_HALVES]>(announce.id.0);
+            self.rotate(places.map(|position| self.id_at(position)), Some(id));
+        }
         last
     }
 
-    #[inline(always)]
     fn swap(&mut self, a: u32, b: u32) {
-        let (a, b) = (a as usize, b as usize);
-        self.endpoints.swap(a, b);
-        self.stamps.swap(a, b);
-        if !self.ids.is_empty() {
-            self.ids.swap(a, b);
+        let places = [a, b].map(|position| position as usize);
+        self.swap_words::<N>(places.map(|position| N * position));
+        self.swap_words::<1>(places.map(|position| self.stamp_at(position)));
+        if self.keep_ids {
+            self.swap_words::<ID_HALVES>(places.map(|position| self.id_at(position)));
         }
     }
 }

@@ -60,6 +60,7 @@ impl Swarms {
 
     /// The swarm of `info_hash`, whose hash is known.
     #[must_use]
+    #[inline(always)]
     pub fn find_hashed(&self, info_hash: &InfoHash, hash: u64) -> Option<Block> {
         let is = |number| self.lists.head(block(number)).is(info_hash);
         self.index.find(&self.lists.slab, hash, is).map(block)

@@ -26,8 +26,8 @@ const BUCKET_WORDS: usize = size_of::<Bucket>() / size_of::<u32>();
 const FULL: usize = 10;
 /// Entries per bucket, on average, below which a shard shrinks.
 const SPARSE: usize = 3;
-/// Entries per bucket after growing or shrinking: 68 % of it.
-const ROOMY: usize = 8;
+/// Entries per bucket after growing or shrinking: 58 % of it.
+const ROOMY: usize = 7;
 /// Buckets of the smallest shard: blocks of as many lines begin at a cache line.
 const BUCKETS_MIN: usize = 8;
 /// Buckets of the largest.
@@ -63,7 +63,7 @@ impl Bucket {
         equal_bytes(&first[0], tag) & ((1 << SLOTS) - 1)
     }
 
-    #[inline]
+    #[inline(always)]
     fn find(&self, tag: u8, mut is: impl FnMut(u32) -> bool) -> Option<usize> {
         let mut mask = self.matches(tag);
         while mask != 0 {
@@ -123,6 +123,8 @@ type Entries = SmallVec<[Entry; SLOTS * BUCKETS_MAX]>;
 pub struct Table {
     /// As many as there are hashes of so many bits, and those that have been divided since.
     shards: SmallVec<[Shard; 1]>,
+    /// So many bits as name every shard, all ones.
+    mask: usize,
     len: usize,
 }
 
@@ -146,7 +148,7 @@ impl Table {
     }
 
     /// The value for which `is` holds among those whose key has this hash.
-    #[inline]
+    #[inline(always)]
     pub fn find(&self, slab: &Slab, hash: u64, mut is: impl FnMut(u32) -> bool) -> Option<u32> {
         let shard = self.shards.get(self.shard(hash))?;
         let (home, tag) = (shard.home(hash), tag_of(hash));
@@ -185,6 +187,7 @@ impl Table {
     pub fn insert(&mut self, slab: &mut Slab, hash: u64, value: u32, keys: &impl Keys) {
         if self.shards.is_empty() {
             self.shards.push(Shard::new(slab, 0));
+            self.set_mask();
         }
         if self.len >= self.shards.len() * DIVIDE_ABOVE {
             self.divide(slab, keys);
@@ -258,7 +261,7 @@ impl Table {
         for shard in self.shards.drain(..) {
             slab.free(shard.block);
         }
-        (self.shards, self.len) = (SmallVec::new(), 0);
+        *self = Self::new();
     }
 
     /// Every value, in no particular order.
@@ -269,15 +272,14 @@ impl Table {
     /// The shard of a hash, which there is unless the table is empty.
     #[inline]
     fn shard(&self, hash: u64) -> usize {
-        let count = self.shards.len();
-        if count <= 1 {
-            return 0;
-        }
-        // So many bits as name every shard; those that name none yet are one bit too many.
-        let all = usize::MAX >> (count - 1).leading_zeros();
         let bits = usize::try_from(hash >> SHARD_BIT & u64::from(u32::MAX)).expect("32 bits");
-        let shard = bits & all;
-        if shard < count { shard } else { shard & (all >> 1) }
+        let shard = bits & self.mask;
+        // Those that name no shard yet are one bit too many.
+        if shard < self.shards.len() { shard } else { shard & (self.mask >> 1) }
+    }
+
+    fn set_mask(&mut self) {
+        self.mask = self.shards.len().next_power_of_two() - 1;
     }
 
     /// Divides the shard whose turn it is.
@@ -289,6 +291,7 @@ impl Table {
         let mut entries = Entries::new();
         self.shards[old].take(slab, keys, &mut entries);
         self.shards.push(self.shards[old]);
+        self.set_mask();
         for number in [old, count] {
             let of = entries.iter().filter(|entry| self.shard(entry.hash) == number);
             self.shards[number] = Shard::of(slab, of);
@@ -310,6 +313,7 @@ impl Table {
         second.take(slab, keys, &mut entries);
         self.shards[into] = Shard::of(slab, entries.iter());
         self.shards.pop();
+        self.set_mask();
     }
 
     /// Where a value is.
@@ -618,6 +622,7 @@ mod tests {
         let hash_of = |_: &Slab, value| hash(value);
         let (first, more) = (12 * u32::try_from(BUCKETS_MIN).expect("few"), 8);
         table.shards.push(Shard::new(&mut slab, 0));
+        table.set_mask();
         for value in 0..first {
             table.shards[0].put(&mut slab, Entry { hash: hash(value), value });
         }

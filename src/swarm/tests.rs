@@ -1,5 +1,6 @@
 //! The store through its door: the model, the bounds, the fairness of selection.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use proptest::collection::vec;
@@ -133,12 +134,38 @@ fn every_peer_has_the_same_chance_over_time() {
     }
 }
 
+#[test]
+fn those_who_are_prepared_for_together_are_not_given_the_same_peers() {
+    for peers in [200_u32, 2_000] {
+        let mut store = store(64 << 20, 10_000);
+        for peer in 0..peers {
+            store.announce(Seconds(0), &arrival(0, peer, LEECHER));
+        }
+        let due = (0..50).map(|peer| arrival(0, peer, LEECHER));
+        let due: Vec<_> = due.map(|due| (due.info_hash, Some(due.endpoint))).collect();
+        store.warm(&due);
+        let firsts: BTreeSet<Vec<u8>> = (0..50)
+            .map(|peer| {
+                let announced = store.announce(Seconds(0), &arrival(0, peer, LEECHER));
+                let mut first = Vec::new();
+                let sample = store.sample(announced.swarm, &wish(Some(announced.asker), false, 10));
+                sample.each(|chunk| first.extend_from_slice(chunk.endpoints()));
+                first.truncate(6);
+                first
+            })
+            .collect();
+        assert!(firsts.len() > 25, "{} of {peers}", firsts.len());
+    }
+}
+
 /// The same for those who ask, each right after its own announce, which has moved it; windows of
 /// large lists begin where a batch was told.
 #[test]
 #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn every_peer_has_the_same_chance_to_be_given_to_those_who_announce() {
-    for (peers, num_want, batch) in [(100_u32, 10_u16, 1), (300, 20, 1), (300, 20, 50)] {
+    // Of those who are prepared for, a few whom the caches hold, and more.
+    let cases = [(100_u32, 10_u16, 1), (300, 20, 1), (100, 10, 50), (200, 20, 50), (300, 20, 50)];
+    for (peers, num_want, batch) in cases {
         let mut store = store(64 << 20, 10_000);
         for peer in 0..peers {
             store.announce(Seconds(0), &arrival(0, peer, LEECHER));

@@ -9,9 +9,8 @@ use super::layout::{Clock, Columns, HEAD_BYTES, HEAD_WORDS, Head, SMALL_MAX, Sha
 use super::machine::{LINE_BYTES, NoMemory, prefetch};
 use super::peers::{Census, List, News, Refresh, Refreshed, Renewed, oldest_age};
 use super::slab::{Block, Slab, Use};
-use super::small::{Small, census_of, position_of, position_of_v4};
+use super::small::{Small, V4_HALVES, V6_HALVES, census_of, position_of, position_of_v4};
 use super::table::Home;
-use crate::limits::{ENDPOINT_V4_BYTES, ENDPOINT_V6_BYTES};
 use crate::wire::addr::{Endpoint, Family, Scope};
 use crate::wire::id::{InfoHash, PeerId};
 
@@ -208,9 +207,9 @@ impl Lists {
         if head.is_large() {
             self.large_mut(list).refresh(position, joined, announce)
         } else if head.family() == Family::V4 {
-            self.small_mut::<ENDPOINT_V4_BYTES>(list).refresh(position, joined, announce)
+            self.small_mut::<V4_HALVES>(list).refresh(position, joined, announce)
         } else {
-            self.small_mut::<ENDPOINT_V6_BYTES>(list).refresh(position, joined, announce)
+            self.small_mut::<V6_HALVES>(list).refresh(position, joined, announce)
         }
     }
 
@@ -235,12 +234,12 @@ impl Lists {
             Endpoint::V4(endpoint) => {
                 let position = position_of_v4(self.behind_head(list), head.len, endpoint);
                 let position = position.ok_or(News::Newcomer)?;
-                self.small_mut::<ENDPOINT_V4_BYTES>(list).renew(position, announce)
+                self.small_mut::<V4_HALVES>(list).renew(position, announce)
             }
             Endpoint::V6(endpoint) => {
-                let mut small = self.small_mut::<ENDPOINT_V6_BYTES>(list);
-                let position = position_of(small.endpoints(), endpoint).ok_or(News::Newcomer)?;
-                small.renew(position, announce)
+                let endpoints = &self.behind_head(list)[..usize::from(head.len)];
+                let position = position_of(endpoints, endpoint).ok_or(News::Newcomer)?;
+                self.small_mut::<V6_HALVES>(list).renew(position, announce)
             }
         }
     }
@@ -286,8 +285,12 @@ impl Lists {
                     *list = self.resize(*list, len + 1);
                 }
                 match endpoint {
-                    Endpoint::V4(endpoint) => self.small_mut(*list).push(endpoint),
-                    Endpoint::V6(endpoint) => self.small_mut(*list).push(endpoint),
+                    Endpoint::V4(new) => {
+                        self.small_mut::<V4_HALVES>(*list).push(bytemuck::cast(*new));
+                    }
+                    Endpoint::V6(new) => {
+                        self.small_mut::<V6_HALVES>(*list).push(bytemuck::cast(*new));
+                    }
                 }
                 return u32::try_from(len).expect("a small list");
             }
@@ -305,8 +308,8 @@ impl Lists {
     pub fn remove(&mut self, list: &mut Block, position: u32) {
         if !self.head(*list).is_large() {
             match self.head(*list).family() {
-                Family::V4 => self.small_mut::<ENDPOINT_V4_BYTES>(*list).expel(position),
-                Family::V6 => self.small_mut::<ENDPOINT_V6_BYTES>(*list).expel(position),
+                Family::V4 => self.small_mut::<V4_HALVES>(*list).expel(position),
+                Family::V6 => self.small_mut::<V6_HALVES>(*list).expel(position),
             }
             let head = self.head(*list);
             let (len, room) = (usize::from(head.len), self.room(head));
@@ -436,11 +439,12 @@ impl Lists {
         bytemuck::cast_slice(&columns.ids[from * id_bytes..to * id_bytes])
     }
 
-    /// Tells the processor that a block will be looked at.
+    /// Tells the processor that the head of a list will be looked at, and what is behind it too if
+    /// the list is to be `searched`.
     #[inline]
-    pub fn prefetch_first(&self, list: Block) {
+    pub fn prefetch_first(&self, list: Block, searched: bool) {
         self.slab.prefetch(list, 0, 1);
-        self.slab.prefetch(list, SECOND, 1);
+        self.slab.prefetch(list, if searched { SECOND } else { HEAD_WORDS - 1 }, 1);
     }
 
     /// Tells the processor that a list will be counted; the first lines have come. Returns whether

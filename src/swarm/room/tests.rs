@@ -190,7 +190,7 @@ fn a_kernel_without_memory_is_asked_again_a_minute_later() {
         (fill(&mut store, 69, 60_000), store.totals().budget_bytes),
         (Some(Seconds(10)), 2 << 20)
     );
-    assert_eq!(fill(&mut store, 70, 1_000), None);
+    assert_eq!(fill(&mut store, 70, 10_000), None);
     assert_eq!(store.totals().budget_bytes, 64 << 20);
     store.check_invariants();
     // Nobody new has to come for that.
