@@ -316,7 +316,7 @@ impl Needle {
     }
 
     /// Which of eight are equal to it: bit 3n says so of the n-th.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn among(&self, eight: &[[u8; 6]; 8]) -> u32 {
         // Three words each: equal are those all of whose words are.
@@ -326,7 +326,7 @@ impl Needle {
 }
 
 /// Which of the 24 words of two bytes are equal, as bits.
-#[inline]
+#[inline(always)]
 fn equal_words(one: &[u8], other: &[u8]) -> u32 {
     let (one, other) = (one.as_chunks::<16>().0, other.as_chunks::<16>().0);
     #[cfg(all(target_arch = "x86_64", not(miri)))]

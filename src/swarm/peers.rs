@@ -183,7 +183,7 @@ impl Census {
 
 /// One of the positions `from..to` that `pick` chooses.
 #[must_use]
-#[inline]
+#[inline(always)]
 pub fn choose(pick: u32, (from, to): (u32, u32)) -> u32 {
     // Multiply and shift: even enough, and no division.
     let wide = u64::from(pick) * u64::from(to - from);

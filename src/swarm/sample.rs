@@ -71,7 +71,7 @@ pub fn keep_both_kinds(sizes: &[u32], shares: &mut [u32]) {
 }
 
 /// What [`apportion`] gives to each of two buckets whose sizes exceed `want` together.
-#[inline]
+#[inline(always)]
 #[must_use]
 pub fn apportion_two(draw: u32, want: u32, sizes: [u32; 2]) -> [u32; 2] {
     let total = u64::from(sizes[0]) + u64::from(sizes[1]);
@@ -133,7 +133,7 @@ pub struct Bucket {
 impl Bucket {
     /// The positions `from..to` of `list`, among which the asker may be.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn new(list: Block, from: u32, to: u32, asker: Option<u32>) -> Self {
         match asker.filter(|asker| (from..to).contains(asker)) {
             // At the end, where it stands in a small list, it divides nobody.
@@ -144,7 +144,7 @@ impl Bucket {
 
     /// Where a window begins that `draw` chooses, of those that do not begin with the asker.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn begin(&self, draw: u32) -> u32 {
         // Multiply and shift, as `Rng::below` does.
         let wide = u64::from(draw) * u64::from(self.size());

@@ -7,7 +7,7 @@ use crate::limits::{ENDPOINT_V4_BYTES, ENDPOINT_V6_BYTES};
 use crate::wire::id::PeerId;
 
 /// How many are in a small list.
-#[inline]
+#[inline(always)]
 #[must_use]
 pub fn census_of(head: &Head) -> Census {
     Census {
@@ -27,7 +27,7 @@ pub fn position_of<const N: usize>(endpoints: &[[u8; N]], wanted: &[u8; N]) -> O
 
 /// Where an endpoint of IPv4 stands among the first `len`: eight comparisons at a time, and what
 /// follows the `len` is compared too and passed over.
-#[inline]
+#[inline(always)]
 pub fn position_of_v4(
     endpoints: &[[u8; ENDPOINT_V4_BYTES]],
     len: u8,
@@ -110,13 +110,15 @@ impl<'a, const N: usize> Small<'a, N> {
     /// there to the first. The second may be the first; or all three are one.
     #[inline(always)]
     fn rotate<const WIDTH: usize>(&mut self, places: [usize; 3], new: Option<[u16; WIDTH]>) {
-        let [first, second, last] = places.map(|at| self.get(at));
-        self.set(places[0], second);
-        self.set(places[1], last);
-        self.set(places[2], new.unwrap_or(first));
+        let [a, b, c] = places;
+        let first: [u16; WIDTH] = self.get(a);
+        let (second, last): ([u16; WIDTH], [u16; WIDTH]) = (self.get(b), self.get(c));
+        self.set(a, second);
+        self.set(b, last);
+        self.set(c, new.unwrap_or(first));
     }
 
-    fn swap_words<const WIDTH: usize>(&mut self, [a, b]: [usize; 2]) {
+    fn swap_words<const WIDTH: usize>(&mut self, a: usize, b: usize) {
         let (first, second) = (self.get::<WIDTH>(a), self.get::<WIDTH>(b));
         self.set(a, second);
         self.set(b, first);
@@ -155,22 +157,22 @@ impl<const N: usize> List for Small<'_, N> {
         let (from, to) = census.kind(position);
         let last = to - 1;
         let other = if position == last { last } else { choose(announce.pick, (from, last)) };
-        let places = [position, other, last].map(|position| position as usize);
-        self.rotate::<N>(places.map(|position| N * position), None);
-        self.rotate(places.map(|position| self.stamp_at(position)), Some([stamp]));
+        let [a, b, c] = [position as usize, other as usize, last as usize];
+        self.rotate::<N>([N * a, N * b, N * c], None);
+        self.rotate([self.stamp_at(a), self.stamp_at(b), self.stamp_at(c)], Some([stamp]));
         if self.keep_ids {
             let id = bytemuck::cast::<_, [u16; ID_HALVES]>(announce.id.0);
-            self.rotate(places.map(|position| self.id_at(position)), Some(id));
+            self.rotate([self.id_at(a), self.id_at(b), self.id_at(c)], Some(id));
         }
         last
     }
 
     fn swap(&mut self, a: u32, b: u32) {
-        let places = [a, b].map(|position| position as usize);
-        self.swap_words::<N>(places.map(|position| N * position));
-        self.swap_words::<1>(places.map(|position| self.stamp_at(position)));
+        let (a, b) = (a as usize, b as usize);
+        self.swap_words::<N>(N * a, N * b);
+        self.swap_words::<1>(self.stamp_at(a), self.stamp_at(b));
         if self.keep_ids {
-            self.swap_words::<ID_HALVES>(places.map(|position| self.id_at(position)));
+            self.swap_words::<ID_HALVES>(self.id_at(a), self.id_at(b));
         }
     }
 }

@@ -64,7 +64,7 @@ impl Bucket {
     }
 
     #[inline(always)]
-    fn find(&self, tag: u8, mut is: impl FnMut(u32) -> bool) -> Option<usize> {
+    fn find(&self, tag: u8, is: &mut impl FnMut(u32) -> bool) -> Option<usize> {
         let mut mask = self.matches(tag);
         while mask != 0 {
             let slot = mask.trailing_zeros() as usize;
@@ -174,7 +174,7 @@ impl Table {
     #[inline]
     pub fn guess(slab: &Slab, home: Home, hash: u64) -> Option<u32> {
         let bucket: &Bucket = bytemuck::cast_ref(slab.words::<BUCKET_WORDS>(home.0?));
-        bucket.find(tag_of(hash), |_| true).map(|slot| bucket.values[slot])
+        bucket.find(tag_of(hash), &mut |_| true).map(|slot| bucket.values[slot])
     }
 
     /// Whether a value with this hash can be added without more memory.
@@ -324,7 +324,7 @@ impl Table {
         let buckets = shard.buckets(slab);
         let mut at = shard.home(hash);
         loop {
-            if let Some(slot) = buckets[at].find(tag, |other| other == value) {
+            if let Some(slot) = buckets[at].find(tag, &mut |other| other == value) {
                 return Place { shard: number, bucket: at, slot };
             }
             assert!(buckets[at].passed > 0, "every value is where its hash says");

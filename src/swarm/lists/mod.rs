@@ -113,7 +113,7 @@ impl Lists {
 
     /// The head of a list.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn head(&self, list: Block) -> &Head {
         head_of(&self.slab, list)
     }
@@ -168,7 +168,7 @@ impl Lists {
 
     /// How many are in a list.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn census(&self, list: Block) -> Census {
         let head = self.head(list);
         if head.is_large() { self.large(list).census } else { census_of(head) }
@@ -191,7 +191,7 @@ impl Lists {
     }
 
     /// What lies behind a head: endpoints, if the list is small, and whatever follows.
-    #[inline]
+    #[inline(always)]
     fn behind_head<const N: usize>(&self, list: Block) -> &[[u8; N]] {
         bytemuck::cast_slice(&self.slab.tail(list)[HEAD_WORDS..]).as_chunks().0
     }
@@ -519,10 +519,12 @@ impl Lists {
     }
 
     /// The number of a large list.
+    #[inline]
     fn number(&self, list: Block) -> u32 {
         self.slab.words::<{ HEAD_WORDS + 1 }>(list)[HEAD_WORDS]
     }
 
+    #[inline]
     fn large_mut(&mut self, list: Block) -> LargeList<'_> {
         let number = self.number(list) as usize;
         let large = self.larges[number].as_mut().expect("a large list's");
@@ -566,7 +568,7 @@ impl Lists {
 
 /// The head of a list in `slab`.
 #[must_use]
-#[inline]
+#[inline(always)]
 pub fn head_of(slab: &Slab, list: Block) -> &Head {
     bytemuck::cast_ref(slab.words::<HEAD_WORDS>(list))
 }
