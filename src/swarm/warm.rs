@@ -22,10 +22,10 @@ use crate::wire::id::InfoHash;
 /// one datagram scrapes. More would leave the caches before it is used.
 const PART_MAX: usize = 80;
 
-/// Peers that a core's own cache holds with their swarms. To find the swarms ahead is worth it there
-/// too, to prefetch the peers takes longer than to wait for them (`cargo bench --bench scale`,
-/// 20,000 peers, fastest of eleven runs: 162 ns an announce with all passes, 135 with the first two,
-/// 146 with none). Few in tests, which try both ways.
+/// Peers that a core's own cache holds with their swarms. To find the swarms ahead is worth it
+/// there too, to prefetch the peers takes longer than to wait for them (`cargo bench --bench
+/// scale`, 20,000 peers, fastest of eleven runs: 162 ns an announce with all passes, 135 with the
+/// first two, 146 with none). Few in tests, which try both ways.
 const CACHED_PEERS: u64 = if cfg!(test) { 256 } else { 1 << 15 };
 /// Where nobody stands.
 const NOWHERE: u32 = u32::MAX;
@@ -72,10 +72,10 @@ impl SwarmStore {
     /// instead of adding up later. Changes nobody.
     ///
     /// In passes, each of prefetches that do not depend on one another: the buckets of the index,
-    /// the heads of the swarms, their peers; of large lists what they are, the buckets of their own
-    /// index, and the peer and the windows of its answer. What the passes guess may be wrong (a
-    /// bucket's entry is taken for the swarm's by a byte of its hash): then a prefetch was wasted,
-    /// no more.
+    /// the heads of the swarms; then, unless the caches hold all peers, these; of large lists what
+    /// they are, the buckets of their own index, and the peer and the windows of its answer. What
+    /// the passes guess may be wrong (a bucket's entry is taken for the swarm's by a byte of its
+    /// hash): then a prefetch was wasted, no more.
     pub fn warm(&mut self, due: &[(InfoHash, Option<Endpoint>)]) {
         let given_up = self.swarms.lists.slab.given_up();
         let mut hints = std::mem::take(&mut self.hints);
