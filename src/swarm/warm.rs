@@ -26,7 +26,7 @@ const PART_MAX: usize = 80;
 /// there too, to prefetch the peers takes longer than to wait for them (`cargo bench --bench
 /// scale`, 20,000 peers, fastest of eleven runs: 162 ns an announce with all passes, 135 with the
 /// first two, 146 with none). Few in tests, which try both ways.
-const CACHED_PEERS: u64 = if cfg!(test) { 256 } else { 1 << 15 };
+const CACHED_PEERS: u64 = if cfg!(any(test, fuzzing)) { 256 } else { 1 << 15 };
 /// Where nobody stands.
 const NOWHERE: u32 = u32::MAX;
 
