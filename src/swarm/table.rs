@@ -123,7 +123,7 @@ type Entries = SmallVec<[Entry; SLOTS * BUCKETS_MAX]>;
 pub struct Table {
     /// As many as there are hashes of so many bits, and those that have been divided since.
     shards: SmallVec<[Shard; 1]>,
-    /// So many bits as name every shard, all ones.
+    /// So many bits as name every shard, all ones. Kept, since every lookup needs it.
     mask: usize,
     len: usize,
 }
@@ -340,6 +340,7 @@ impl Table {
 
     /// Panics unless every relation holds. For tests and the fuzzers.
     pub fn check_invariants(&self, slab: &Slab, hash_of: impl Fn(u32) -> u64) {
+        assert_eq!(self.mask, self.shards.len().next_power_of_two() - 1);
         for (number, shard) in self.shards.iter().enumerate() {
             let buckets = shard.buckets(slab);
             let mut passed = vec![0; buckets.len()];
