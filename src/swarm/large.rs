@@ -20,6 +20,9 @@ use crate::wire::id::PeerId;
 /// more, and in a long list windows begin at a different place each time anyway.
 const MIXES_ONE_IN: u32 = 16;
 
+/// The position of nobody.
+pub const NOWHERE: u32 = u32::MAX;
+
 /// What a large list holds besides the head of its block; two cache lines.
 #[derive(Debug)]
 #[repr(align(64))]
@@ -313,9 +316,9 @@ impl Large {
     }
 
     /// Tells the processor what else an announce of that endpoint will read. Returns its position,
-    /// probably: the first whose tag fits is nearly always the right one.
+    /// probably: the first whose tag fits is nearly always the right one. [`NOWHERE`] if none does.
     pub fn prefetch_peer(&self, slab: &Slab, home: Home, hash: u64) -> u32 {
-        let Some(position) = Table::guess(slab, home, hash) else { return u32::MAX };
+        let Some(position) = Table::guess(slab, home, hash) else { return NOWHERE };
         let (run, stamp) = self.runs.stamp_place(position);
         let (_, at) = self.runs.locate(position);
         for at in [stamp, at * self.runs.shape.stride] {

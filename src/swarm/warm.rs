@@ -8,6 +8,7 @@
 
 use smallvec::SmallVec;
 
+use super::large::NOWHERE;
 use super::machine::LINE_BYTES;
 use super::sample::Bucket;
 use super::slab::Block;
@@ -27,8 +28,6 @@ const PART_MAX: usize = 80;
 /// scale`, 20,000 peers, fastest of eleven runs: 162 ns an announce with all passes, 135 with the
 /// first two, 146 with none). Few in tests, which try both ways.
 const CACHED_PEERS: u64 = if cfg!(any(test, fuzzing)) { 256 } else { 1 << 15 };
-/// Where nobody stands.
-const NOWHERE: u32 = u32::MAX;
 
 const _: () = assert!(PART_MAX >= BATCH_MAX && PART_MAX >= UDP_SCRAPE_HASHES_MAX);
 
