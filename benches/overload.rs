@@ -25,7 +25,8 @@
 //!
 //! `cargo bench --bench overload` measures and asserts the goals; without `--bench` all runs once,
 //! briefly, and only the answers are asserted. Environment: THRONG_OVERLOAD_ROUNDS (5),
-//! THRONG_OVERLOAD_SECONDS (2), THRONG_OVERLOAD_SWARMS (10000), THRONG_OVERLOAD_PEERS (20 a swarm).
+//! THRONG_OVERLOAD_SECONDS (2), THRONG_OVERLOAD_SWARMS (10000), THRONG_OVERLOAD_PEERS (20 a swarm),
+//! THRONG_OVERLOAD_BUFFER (`udp.receive_buffer` of the server in KiB, by default its own default).
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -55,7 +56,7 @@ mod open;
 #[path = "common/server.rs"]
 mod server;
 
-use cpu::{Cpus, on};
+use cpu::{Cpu, Cpus, on};
 use load::{Load, Server as Kind, Shape};
 use open::{Junk, LAG_NANOS, Open, Outcome, Plan};
 use server::Server;
@@ -74,6 +75,8 @@ const OFFERED_MIN: f64 = 0.9;
 const AGE_MAX: f64 = 1.5;
 /// Threads that share the server's CPU at the most.
 const BURNERS_MAX: u64 = 8;
+/// Of a thread that runs when no other has anything to do.
+const NICE_MAX: i32 = 19;
 /// Between two requests of a probe, two looks for its answer, and two looks at the queue.
 const PAUSE: Duration = Duration::from_millis(2);
 const LOOK: Duration = Duration::from_micros(100);
@@ -90,7 +93,8 @@ const COUNTERS: [(&str, &str); 5] = [
 fn main() {
     let options = Options::new(std::env::args().any(|argument| argument == "--bench"));
     let cpus = Cpus::new();
-    let Some(server) = on(cpus.server, Server::start) else { return };
+    let start = || Server::start_with(None, |_| options.settings.clone());
+    let Some(server) = on(cpus.server, start) else { return };
     on(cpus.client, || Bench::new(options, &server, &cpus).run());
 }
 
@@ -100,6 +104,8 @@ struct Options {
     rounds: usize,
     length: Duration,
     shape: Shape,
+    /// Of the server.
+    settings: Vec<String>,
 }
 
 impl Options {
@@ -123,6 +129,10 @@ impl Options {
                 number("PEERS", 20, 20).min(1_000),
                 50,
             ),
+            settings: match number("BUFFER", 0, 0) {
+                0 => Vec::new(),
+                kibibytes => vec![format!("udp.receive_buffer={kibibytes}KiB")],
+            },
         }
     }
 }
@@ -234,7 +244,11 @@ impl<'a> Bench<'a> {
     }
 
     /// Answers a second in a closed loop, and how busy server and client are.
+    ///
+    /// The client's CPU has no rest here either: where two CPUs are threads of a core, as those of
+    /// a virtual machine often are, the one is faster while the other has nothing to do.
     fn peak(&mut self) -> (u64, [f64; 2]) {
+        let _busy = self.cpus.client.map(|cpu| Burner::start(Some(cpu), NICE_MAX));
         let before = self.used();
         let totals = self.closed.drive(self.options.length, Kind::Full);
         assert!(totals.replies > 0, "no reply at all");
@@ -252,7 +266,7 @@ impl<'a> Bench<'a> {
             "of {wanted} announces/s the sender offers {offered}: {count} busy loops share the \
              server's CPU"
         );
-        self.burners = (0..count).map(|_| Burner::start(self.cpus)).collect();
+        self.burners = (0..count).map(|_| Burner::start(self.cpus.server, 0)).collect();
     }
 
     /// Nanoseconds of CPU time of the server and of this thread.
@@ -418,19 +432,20 @@ fn assert_goals(rows: &[Vec<Row>; 2]) {
     }
 }
 
-/// A thread that does nothing on the server's CPU, for ten minutes at the most.
+/// A thread that does nothing on a CPU, for ten minutes at the most.
 struct Burner {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Burner {
-    fn start(cpus: &Cpus) -> Self {
-        let (stop, cpu) = (Arc::new(AtomicBool::new(false)), cpus.server);
+    fn start(cpu: Option<Cpu>, nice: i32) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = thread::spawn(move || {
             let pinned = cpu.is_none_or(core_affinity::set_for_current);
             assert!(pinned, "a CPU that we may use");
+            rustix::process::nice(nice).expect("anybody may have less");
             let end = Instant::now() + Duration::from_secs(600);
             while !stopped.load(Ordering::Relaxed) && Instant::now() < end {
                 (0..10_000).for_each(|_| std::hint::spin_loop());

@@ -3,7 +3,7 @@
 use std::fs::{read_dir, read_to_string};
 use std::path::PathBuf;
 
-use core_affinity::CoreId as Cpu;
+pub use core_affinity::CoreId as Cpu;
 
 /// The CPU of the server and that of the client.
 pub struct Cpus {
